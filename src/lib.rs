@@ -1,0 +1,29 @@
+//! Chrono-Flow: cron for many machines that keeps its word when machines die.
+//!
+//! The map. Imports go downwards only; `tests/tidy.rs` enforces it.
+//!
+//! ```text
+//! main → controller · worker · standalone            wiring of a role
+//!      → http · engine::driver · agent · consensus · store · rpc
+//!      → ledger · engine::{core, timers, policy, placement} · schedule      pure
+//!      → model                                                              pure
+//! ```
+//!
+//! Only `engine::driver` joins store, consensus and rpc.
+
+pub mod agent;
+pub mod cli;
+pub mod config;
+pub mod consensus;
+pub mod controller;
+pub mod engine;
+pub mod http;
+pub mod ledger;
+pub mod model;
+pub mod rpc;
+pub mod schedule;
+pub mod shutdown;
+pub mod standalone;
+pub mod store;
+pub mod telemetry;
+pub mod worker;
