@@ -212,6 +212,9 @@ pub struct OpenSession {
     pub adopted: Vec<RunRef>,
     /// Runs that have ended or may have started in an earlier life come by `report`; listed so that the leader expects them.
     pub to_report: Vec<RunRef>,
+    /// False after another boot of the machine: the journal may lack its last records, so that a run that it doesn't mention may have
+    /// been accepted and started (PROTOCOL E1).
+    pub journal_is_whole: bool,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

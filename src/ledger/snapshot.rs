@@ -1,0 +1,179 @@
+//! The whole state as bytes, and back. A revision of a job that several runs refer to is written once (PROTOCOL B6).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ClusterId, Epoch, Job, JobId, Reason, Revision, Run, RunId, SessionId, Trigger, UnixMs};
+
+use super::state::{Assignment, Ledger, OpenRun, Owed, Session, Waiting, WaitingKind};
+
+const SNAPSHOT_VERSION: u8 = 1;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("the snapshot has version {0}; this program reads version {SNAPSHOT_VERSION}")]
+    Version(u8),
+    #[error("the snapshot can't be read: {0}")]
+    Malformed(String),
+}
+
+type Part<T> = Vec<T>;
+
+#[derive(Serialize, Deserialize)]
+struct Image {
+    cluster: Option<ClusterId>,
+    applied: u64,
+    feed: u64,
+    watermark: UnixMs,
+    /// Every revision that anything refers to, and which of them are the current ones (by place).
+    revisions: Part<Arc<Job>>,
+    current: Part<u32>,
+    owed: Part<(u32, UnixMs, UnixMs, bool)>,
+    decided: Part<(JobId, UnixMs)>,
+    skipped: Part<(JobId, UnixMs, UnixMs)>,
+    open: Part<OpenImage>,
+    waiting: Part<(RunId, u32, Trigger, UnixMs, WaitingKind)>,
+    unrecorded: Part<(u64, u32, Arc<Run>)>,
+    sessions: Part<Arc<Session>>,
+    keys: Part<(RunId, UnixMs)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OpenImage {
+    id: RunId,
+    job: u32,
+    trigger: Trigger,
+    retry_of: Option<RunId>,
+    scheduled_at: UnixMs,
+    start_at: UnixMs,
+    attempt: u32,
+    assigned: Option<(SessionId, Epoch)>,
+    epoch: Epoch,
+    cancel: Option<Reason>,
+    is_revoking: bool,
+}
+
+/// Gives each revision its place in the image.
+#[derive(Default)]
+struct Revisions {
+    places: BTreeMap<(JobId, Revision), u32>,
+    all: Vec<Arc<Job>>,
+}
+
+impl Revisions {
+    fn place(&mut self, job: &Arc<Job>) -> u32 {
+        *self.places.entry((job.id, job.revision)).or_insert_with(|| {
+            self.all.push(job.clone());
+            self.all.len() as u32 - 1
+        })
+    }
+}
+
+impl Ledger {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut revisions = Revisions::default();
+        let current = self.jobs.values().map(|job| revisions.place(job)).collect();
+        let owed = self.owed.values().map(|owed| (revisions.place(&owed.job), owed.from, owed.to, owed.is_dropped)).collect();
+        let open = self.open.values().map(|run| open_image(run, revisions.place(&run.job))).collect();
+        let waiting =
+            self.waiting.values().map(|fire| (fire.id, revisions.place(&fire.job), fire.trigger, fire.scheduled_at, fire.kind)).collect();
+        let image = Image {
+            cluster: self.cluster,
+            applied: self.applied,
+            feed: self.feed,
+            watermark: self.watermark,
+            revisions: revisions.all,
+            current,
+            owed,
+            decided: self.decided.iter().copied().collect(),
+            skipped: self.skipped.iter().map(|((job, to), from)| (*job, *to, *from)).collect(),
+            open,
+            waiting,
+            unrecorded: self.unrecorded.iter().map(|((index, row), run)| (*index, *row, run.clone())).collect(),
+            sessions: self.sessions.values().cloned().collect(),
+            keys: self.keys.iter().map(|(run, at)| (*run, *at)).collect(),
+        };
+        postcard::to_extend(&image, vec![SNAPSHOT_VERSION]).expect("the image is plain data")
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Ledger, SnapshotError> {
+        let image: Image = match bytes.split_first() {
+            Some((&SNAPSHOT_VERSION, body)) => postcard::from_bytes(body).map_err(|error| SnapshotError::Malformed(error.to_string()))?,
+            Some((version, _)) => return Err(SnapshotError::Version(*version)),
+            None => return Err(SnapshotError::Malformed("it is empty".into())),
+        };
+        let revision = |place: u32| {
+            let missing = || SnapshotError::Malformed(format!("it has no revision at place {place}"));
+            image.revisions.get(place as usize).cloned().ok_or_else(missing)
+        };
+        let mut ledger = Ledger {
+            cluster: image.cluster,
+            applied: image.applied,
+            feed: image.feed,
+            watermark: image.watermark,
+            decided: image.decided.into_iter().collect(),
+            skipped: image.skipped.into_iter().map(|(job, to, from)| ((job, to), from)).collect(),
+            sessions: image.sessions.into_iter().map(|session| (session.id, session)).collect(),
+            keys_by_age: image.keys.iter().map(|(run, at)| (*at, *run)).collect(),
+            keys: image.keys.into_iter().collect(),
+            ..Ledger::default()
+        };
+        for place in image.current {
+            let job = revision(place)?;
+            ledger.jobs.insert(job.id, job);
+        }
+        for (place, from, to, is_dropped) in image.owed {
+            let job = revision(place)?;
+            ledger.owed.insert((job.id, job.revision), Arc::new(Owed { job, from, to, is_dropped }));
+        }
+        for run in image.open {
+            let job = revision(run.job)?;
+            ledger.open_of_job.insert((job.id, run.id));
+            ledger.open.insert(run.id, Arc::new(open_run(run, job)));
+        }
+        for (id, place, trigger, scheduled_at, kind) in image.waiting {
+            let job = revision(place)?;
+            ledger.waiting_runs.insert(id, (job.id, scheduled_at));
+            ledger.waiting.insert((job.id, scheduled_at, id), Arc::new(Waiting { id, job, trigger, scheduled_at, kind }));
+        }
+        for (index, row, run) in image.unrecorded {
+            ledger.unrecorded_runs.insert(run.id, (index, row));
+            ledger.unrecorded.insert((index, row), run);
+        }
+        Ok(ledger)
+    }
+}
+
+fn open_image(run: &OpenRun, job: u32) -> OpenImage {
+    OpenImage {
+        id: run.id,
+        job,
+        trigger: run.trigger,
+        retry_of: run.retry_of,
+        scheduled_at: run.scheduled_at,
+        start_at: run.start_at,
+        attempt: run.attempt,
+        assigned: run.assigned.map(|assigned| (assigned.session, assigned.epoch)),
+        epoch: run.epoch,
+        cancel: run.cancel,
+        is_revoking: run.is_revoking,
+    }
+}
+
+fn open_run(image: OpenImage, job: Arc<Job>) -> OpenRun {
+    OpenRun {
+        id: image.id,
+        job,
+        trigger: image.trigger,
+        retry_of: image.retry_of,
+        scheduled_at: image.scheduled_at,
+        start_at: image.start_at,
+        attempt: image.attempt,
+        assigned: image.assigned.map(|(session, epoch)| Assignment { session, epoch }),
+        epoch: image.epoch,
+        cancel: image.cancel,
+        is_revoking: image.is_revoking,
+    }
+}
