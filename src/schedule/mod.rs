@@ -18,6 +18,7 @@ mod canonical;
 mod error;
 mod every;
 mod field;
+mod fires;
 mod hash;
 mod item;
 mod parse;
@@ -29,6 +30,7 @@ use crate::model::UnixMs;
 
 pub use error::{Part, ScheduleError};
 pub use field::Field;
+pub use fires::JobFires;
 pub use hash::seed;
 
 use every::Every;

@@ -1,0 +1,247 @@
+//! The engine's core: from the ledger, the workers' health and the time to the commands that should be proposed next. Pure.
+//!
+//! What it keeps is an index of the ledger, renewed from the effects of applied commands and rebuilt from the ledger at any time: what
+//! is outstanding follows from the state, never from what was said before. The driver has one proposal in flight at a time and asks for
+//! the next one when the ledger has applied it, so that no plan is made twice.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::ledger::{Command, Decide, Effect, Ledger, OpenRun, Owed, Then, WaitingKind};
+use crate::model::{JobId, Reason, RunId, Trigger, UnixMs};
+use crate::schedule::JobFires;
+
+use super::placement::Fleet;
+use super::policy::{self, Span};
+use super::staging::Staging;
+use super::timers::Timers;
+
+/// Fires and skips in one entry, at most; a larger batch goes in parts (PROTOCOL B2).
+const FATES_PER_ENTRY_MAX: usize = 10_000;
+/// Deciding looks so much further than it must, so that fires a few milliseconds apart share an entry.
+const DECIDE_SLACK_MS: i64 = 250;
+/// Beyond a job's deadline, late instants may be decided for so long (as `ledger` remembers them).
+const HORIZON_MARGIN_MS: i64 = 60_000;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub lookahead_ms: i64,
+    pub unrecorded_max: u64,
+}
+
+pub struct Core {
+    settings: Settings,
+    timers: Timers,
+    /// Jobs whose waiting fires may be ruled on now, and instants at which others may.
+    rulings: BTreeSet<JobId>,
+    rulings_at: BTreeSet<(UnixMs, JobId)>,
+    /// Open runs that nobody has, by when they start.
+    unassigned: BTreeSet<(UnixMs, RunId)>,
+    unassigned_starts: BTreeMap<RunId, UnixMs>,
+    /// What the workers have to be told.
+    pub staging: Staging,
+    /// The rest of a decision that goes in parts.
+    parts: VecDeque<Decide>,
+}
+
+impl Core {
+    pub fn new(settings: Settings, ledger: &Ledger) -> Core {
+        let mut core = Core {
+            settings,
+            timers: Timers::new(ledger),
+            rulings: BTreeSet::new(),
+            rulings_at: BTreeSet::new(),
+            unassigned: BTreeSet::new(),
+            unassigned_starts: BTreeMap::new(),
+            staging: Staging::default(),
+            parts: VecDeque::new(),
+        };
+        for run in ledger.open_runs() {
+            core.look_at_run(ledger, run.id);
+        }
+        for fire in ledger.waiting() {
+            core.rulings.insert(fire.job.id);
+        }
+        core
+    }
+
+    /// Renews the index after commands were applied.
+    pub fn absorb(&mut self, ledger: &Ledger, effects: &[Effect]) {
+        for effect in effects {
+            match *effect {
+                Effect::Job(id) => self.timers.refresh(ledger, id),
+                Effect::Run(id) => self.look_at_run(ledger, id),
+                Effect::Waiting(id) => {
+                    self.rulings.insert(id);
+                }
+                Effect::Owed(_) | Effect::Session(_) | Effect::Unrecorded => {}
+            }
+        }
+        self.timers.advance(ledger.watermark());
+    }
+
+    /// What was on its way is lost or void: plan anew.
+    pub fn forget_plans(&mut self, ledger: &Ledger) {
+        self.parts.clear();
+        self.rulings.extend(ledger.waiting().map(|fire| fire.job.id));
+    }
+
+    fn look_at_run(&mut self, ledger: &Ledger, id: RunId) {
+        if let Some(start_at) = self.unassigned_starts.remove(&id) {
+            self.unassigned.remove(&(start_at, id));
+        }
+        let run = ledger.open_run(id);
+        if let Some(run) = run.filter(|run| run.assigned.is_none()) {
+            self.unassigned.insert((run.start_at, id));
+            self.unassigned_starts.insert(id, run.start_at);
+        }
+        self.staging.look_at(id, run.map(|run| &**run));
+    }
+
+    /// Whether deciding has to stand still (PROTOCOL B10).
+    pub fn is_full(&self, ledger: &Ledger) -> bool {
+        ledger.unrecorded_len() >= self.settings.unrecorded_max
+    }
+
+    /// What should be proposed now. `may_decide`: false where the entry already carries changes of jobs, which a decision must not meet.
+    pub fn plan(&mut self, ledger: &Ledger, now: UnixMs, fleet: &mut Fleet, may_decide: bool) -> Vec<Command> {
+        let mut commands = Vec::new();
+        self.plan_rulings(ledger, now, fleet, &mut commands);
+        self.plan_unassigned(ledger, now, fleet, &mut commands);
+        if may_decide && commands.is_empty() {
+            commands.extend(self.plan_decide(ledger, now, fleet).map(Command::Decide));
+        }
+        commands
+    }
+
+    /// Whether fires wait for a decision.
+    pub fn has_due(&self, ledger: &Ledger, now: UnixMs) -> bool {
+        let is_due = || self.timers.earliest().is_some_and(|due| due <= now + self.settings.lookahead_ms);
+        !self.is_full(ledger) && (!self.parts.is_empty() || is_due() || ledger.owed().next().is_some())
+    }
+
+    /// When to plan again, if nothing happens before.
+    pub fn wake_at(&self, ledger: &Ledger) -> Option<UnixMs> {
+        let ahead = self.settings.lookahead_ms;
+        let timer = self.timers.earliest().filter(|_| !self.is_full(ledger)).map(|due| due - ahead);
+        let ruling = self.rulings_at.first().map(|(at, _)| *at);
+        let retry = self.unassigned.first().map(|(at, _)| *at - ahead);
+        [timer, ruling, retry].into_iter().flatten().min()
+    }
+
+    fn plan_rulings(&mut self, ledger: &Ledger, now: UnixMs, fleet: &mut Fleet, commands: &mut Vec<Command>) {
+        while let Some((at, job)) = self.rulings_at.first().copied().filter(|(at, _)| *at <= now) {
+            self.rulings_at.remove(&(at, job));
+            self.rulings.insert(job);
+        }
+        let mut ruled = Vec::new();
+        while let Some(job) = self.rulings.pop_first() {
+            let later = ledger.waiting_of(job).filter(|fire| fire.kind == WaitingKind::Deferred && fire.scheduled_at > now);
+            self.rulings_at.extend(later.map(|fire| (fire.scheduled_at, job)));
+            ruled.extend(policy::resolve(ledger, job, fleet, now));
+            if ruled.len() >= FATES_PER_ENTRY_MAX {
+                break;
+            }
+        }
+        if !ruled.is_empty() {
+            commands.push(Command::Resolve { at: now, fires: ruled });
+        }
+    }
+
+    fn plan_unassigned(&self, ledger: &Ledger, now: UnixMs, fleet: &mut Fleet, commands: &mut Vec<Command>) {
+        let mut unstarted = Vec::new();
+        let mut assign = Vec::new();
+        let mut late: BTreeMap<JobId, Vec<&OpenRun>> = BTreeMap::new();
+        let due = self.unassigned.iter().take_while(|(at, _)| *at <= now + self.settings.lookahead_ms);
+        for run in due.filter_map(|(_, id)| ledger.open_run(*id)).take(FATES_PER_ENTRY_MAX) {
+            let deadline = now - i64::from(run.job.spec.start_deadline_s) * 1000;
+            if run.is_revoking {
+                unstarted.push((run.id, run.epoch, policy::after_revoke(ledger, run, fleet)));
+            } else if run.trigger == Trigger::Schedule && run.start_at < deadline {
+                late.entry(run.job.id).or_default().push(run);
+            } else {
+                assign.extend(fleet.choose().map(|session| (run.id, session)));
+            }
+        }
+        for (job, runs) in late {
+            let has_in_time = ledger.open_runs_of(job).any(|run| {
+                let deadline = now - i64::from(run.job.spec.start_deadline_s) * 1000;
+                run.trigger == Trigger::Schedule && run.start_at >= deadline && run.start_at <= now
+            });
+            let missed = policy::missed_for_want_of_a_worker(&runs, has_in_time);
+            for run in runs {
+                if missed.iter().any(|missed| missed.id == run.id) {
+                    unstarted.push((run.id, run.epoch, Then::Skip { reason: Reason::Missed }));
+                } else {
+                    assign.extend(fleet.choose().map(|session| (run.id, session)));
+                }
+            }
+        }
+        if !unstarted.is_empty() {
+            commands.push(Command::Unstarted { at: now, runs: unstarted });
+        }
+        if !assign.is_empty() {
+            commands.push(Command::Assign { runs: assign });
+        }
+    }
+
+    fn plan_decide(&mut self, ledger: &Ledger, now: UnixMs, fleet: &mut Fleet) -> Option<Decide> {
+        if !self.has_due(ledger, now) {
+            return None;
+        }
+        if self.parts.front().is_some_and(|part| part.from != ledger.watermark() || part.feed != ledger.feed()) {
+            self.parts.clear();
+        }
+        if self.parts.is_empty() {
+            let decide = self.decide_all(ledger, now, fleet);
+            self.parts = in_parts(decide);
+        }
+        self.parts.pop_front()
+    }
+
+    fn decide_all(&self, ledger: &Ledger, now: UnixMs, fleet: &mut Fleet) -> Decide {
+        let from = ledger.watermark();
+        let is_due = self.timers.earliest().is_some_and(|due| due <= now + self.settings.lookahead_ms);
+        let to = if is_due { from.max(now + self.settings.lookahead_ms + DECIDE_SLACK_MS) } else { from };
+        let mut decide = Decide { at: now, from, to, feed: ledger.feed(), ..Decide::default() };
+        for owed in ledger.owed() {
+            settle(owed, ledger, fleet, now, &mut decide);
+        }
+        for (id, revision, fires) in self.timers.due(to) {
+            let Some(job) = ledger.job(id).filter(|job| job.revision == revision) else { continue };
+            let span = Span { job, fires, from, to, launchable_from: UnixMs(i64::MIN) };
+            let fates = span.decide(ledger, fleet, now);
+            decide.fires.extend(fates.fires);
+            decide.skips.extend(fates.skips);
+        }
+        decide
+    }
+}
+
+/// Decides what one revision owes (PROTOCOL B3): instants behind the horizon are missed, others take the usual way.
+fn settle(owed: &Owed, ledger: &Ledger, fleet: &mut Fleet, now: UnixMs, decide: &mut Decide) {
+    decide.settled.push((owed.job.id, owed.job.revision));
+    let Ok(fires) = JobFires::of(&owed.job) else { return };
+    let horizon = now - i64::from(owed.job.spec.start_deadline_s) * 1000 - HORIZON_MARGIN_MS;
+    let span = Span { job: &owed.job, fires: &fires, from: owed.from, to: owed.to, launchable_from: horizon };
+    if owed.is_dropped {
+        decide.skips.extend(span.skip_all(Reason::Revoked));
+        return;
+    }
+    let fates = span.decide(ledger, fleet, now);
+    decide.fires.extend(fates.fires);
+    decide.skips.extend(fates.skips);
+}
+
+/// Cuts a decision into entries; only the last moves the watermark, and settles what was owed.
+fn in_parts(whole: Decide) -> VecDeque<Decide> {
+    let head = Decide { to: whole.from, fires: Vec::new(), skips: Vec::new(), settled: Vec::new(), ..whole };
+    let (to, settled) = (whole.to, whole.settled);
+    let skips = whole.skips.chunks(FATES_PER_ENTRY_MAX).map(|skips| Decide { skips: skips.to_vec(), ..head.clone() });
+    let fires = whole.fires.chunks(FATES_PER_ENTRY_MAX).map(|fires| Decide { fires: fires.to_vec(), ..head.clone() });
+    let mut parts: VecDeque<Decide> = skips.chain(fires).collect();
+    match parts.back_mut() {
+        Some(last) => (last.to, last.settled) = (to, settled),
+        None => parts.push_back(Decide { to, settled, ..head.clone() }),
+    }
+    parts
+}
