@@ -25,7 +25,7 @@ pub type Epoch = u32;
 pub struct WorkerId(pub String);
 
 /// One life of a worker: the ledger index of the `OpenSession` that began it (PROTOCOL C1).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SessionId(pub u64);
 

@@ -2,6 +2,7 @@
 //! format that two versions of the program must agree on.
 
 pub mod codec;
+pub mod link;
 pub mod wire;
 
 pub use wire::{Controller, ControllerClient, Worker, WorkerClient};

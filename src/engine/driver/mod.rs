@@ -1,0 +1,22 @@
+//! The engine's driver: one loop that joins ledger, core, workers and store. Each arm of its select calls one synchronous handler.
+//!
+//! Everything that changes the ledger goes through this loop, as commands in one proposal at a time: whoever wants something
+//! (HTTP, the feed, the recorder, a worker's report) hands in commands and waits for their replies; the core adds what is due. So a
+//! decision never meets a change of jobs that it doesn't know (PROTOCOL B2), and nothing is planned twice.
+//!
+//! Only a licensed leader proposes (PROTOCOL B1), and orders go out only for what is committed and applied in its own term.
+
+mod feed;
+mod handle;
+mod link;
+mod machine;
+mod outputs;
+mod queue;
+mod recorder;
+mod run_loop;
+mod service;
+mod soft;
+
+pub use handle::EngineHandle;
+pub use machine::{Machine, Shared};
+pub use run_loop::{EngineConfig, start};

@@ -1,0 +1,352 @@
+//! The loop itself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::clock;
+use crate::consensus::{Applied, Handle, ProposeError, Status};
+use crate::engine::api::EngineError;
+use crate::engine::clock::{ClockJudge, Reading};
+use crate::engine::core::{Core, Settings};
+use crate::engine::policy;
+use crate::ledger::{Closing, Command, Ledger, Reply, Then, encode_entry};
+use crate::model::{ClusterId, Outcome, Reason, RunState, SessionId, UnixMs};
+use crate::rpc::link::Dial;
+use crate::rpc::wire::{RevokeAck, StageAck, StageResult};
+use crate::shutdown::Shutdown;
+use crate::store::Store;
+
+use super::handle::{EngineHandle, Inner};
+use super::link::{Link, LinkEvent};
+use super::machine::Shared;
+use super::outputs::Outputs;
+use super::queue::{Batch, PROPOSALS_WAITING_MAX, Proposer, Queue, Request};
+use super::soft::Soft;
+use super::{feed, recorder};
+
+/// The loop looks around at least so often.
+const HOUSEKEEPING_MS: i64 = 500;
+/// How long a run whose worker is silent counts as open (`lost_after_s`).
+const LOST_AFTER_MS: i64 = 3_600_000;
+/// Wait before proposing again after a proposal failed.
+const PROPOSE_AGAIN_MS: u64 = 20;
+/// Answers of worker links that wait for the loop, at most; a link waits for its place.
+const LINK_EVENTS_MAX: usize = 256;
+
+/// What the engine is told at its start.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    pub cluster: ClusterId,
+    pub settings: Settings,
+    pub clock_skew_ms: i64,
+    pub history_days: u32,
+    pub history_runs: u64,
+}
+
+/// Starts the loop, the feed and the recorder. They end when `shutdown` says so.
+pub fn start(
+    config: EngineConfig,
+    store: Arc<dyn Store>,
+    consensus: Handle<Vec<Reply>>,
+    shared: Arc<Shared>,
+    workers: Arc<dyn Dial>,
+    shutdown: Shutdown,
+) -> (EngineHandle, Vec<JoinHandle<()>>) {
+    let (requests, inbox) = mpsc::channel(PROPOSALS_WAITING_MAX);
+    let (link_events, from_links) = mpsc::channel(LINK_EVENTS_MAX);
+    let soft = Arc::new(Soft::default());
+    let inner = Arc::new(Inner {
+        cluster: config.cluster,
+        store,
+        consensus: consensus.clone(),
+        shared: shared.clone(),
+        soft: soft.clone(),
+        proposer: Proposer(requests),
+        outputs: Outputs::new(workers.clone(), shared.clone(), soft.clone(), config.cluster),
+    });
+    let ledger = shared.ledger();
+    let driver = Driver {
+        core: Core::new(config.settings, &ledger),
+        ledger,
+        status: shared.status(),
+        judge: ClockJudge::new(config.clock_skew_ms),
+        config: config.clone(),
+        shared,
+        soft,
+        consensus,
+        workers,
+        queue: Queue::default(),
+        in_flight: None,
+        was_decision: false,
+        is_licensed: false,
+        links: HashMap::new(),
+        link_events,
+    };
+    let tasks = vec![
+        tokio::spawn(driver.run(inbox, from_links, shutdown.clone())),
+        tokio::spawn(feed::run(inner.clone(), shutdown.clone())),
+        tokio::spawn(recorder::run(inner.clone(), config, shutdown)),
+    ];
+    (EngineHandle { inner }, tasks)
+}
+
+struct Driver {
+    config: EngineConfig,
+    core: Core,
+    ledger: Ledger,
+    status: Status,
+    judge: ClockJudge,
+    shared: Arc<Shared>,
+    soft: Arc<Soft>,
+    consensus: Handle<Vec<Reply>>,
+    workers: Arc<dyn Dial>,
+    queue: Queue,
+    in_flight: Option<InFlight>,
+    /// The last entry carried a decision: changes of jobs go next.
+    was_decision: bool,
+    is_licensed: bool,
+    links: HashMap<SessionId, Link>,
+    link_events: mpsc::Sender<LinkEvent>,
+}
+
+struct InFlight {
+    result: oneshot::Receiver<Result<Applied<Vec<Reply>>, ProposeError>>,
+    callers: Vec<(usize, oneshot::Sender<super::queue::Answer>)>,
+}
+
+/// The result of the proposal in flight; never, if there is none.
+async fn landed(in_flight: &mut Option<InFlight>) -> Result<Applied<Vec<Reply>>, ProposeError> {
+    match in_flight {
+        Some(flight) => (&mut flight.result).await.unwrap_or(Err(ProposeError::Unknown)),
+        None => std::future::pending().await,
+    }
+}
+
+impl Driver {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Request>, mut from_links: mpsc::Receiver<LinkEvent>, shutdown: Shutdown) {
+        let mut not_before = tokio::time::Instant::now();
+        loop {
+            let wake = self.wake_in().max(not_before.saturating_duration_since(tokio::time::Instant::now()));
+            tokio::select! {
+                () = self.shared.changed() => self.on_changed(),
+                result = landed(&mut self.in_flight) => {
+                    if !self.on_landed(result) {
+                        not_before = tokio::time::Instant::now() + Duration::from_millis(PROPOSE_AGAIN_MS);
+                    }
+                }
+                Some(request) = inbox.recv(), if self.queue.len() < PROPOSALS_WAITING_MAX => {
+                    self.queue.push(request);
+                    while self.queue.len() < PROPOSALS_WAITING_MAX && let Ok(request) = inbox.try_recv() {
+                        self.queue.push(request);
+                    }
+                }
+                Some(event) = from_links.recv() => self.on_link_event(event),
+                () = tokio::time::sleep(wake) => {}
+                () = shutdown.requested() => break,
+            }
+            self.check_clock();
+            self.check_licence();
+            if self.is_licensed {
+                if tokio::time::Instant::now() >= not_before {
+                    self.propose();
+                }
+                self.send_orders();
+            } else {
+                self.refuse();
+            }
+        }
+        self.queue.refuse_all(&EngineError::NoLeader("this node is stopping".into()));
+    }
+
+    fn wake_in(&self) -> Duration {
+        let now = clock::wall();
+        let until = self.core.wake_at(&self.ledger).filter(|_| self.is_licensed && self.in_flight.is_none());
+        let ms = until.map_or(HOUSEKEEPING_MS, |at| at.since(now).clamp(1, HOUSEKEEPING_MS));
+        Duration::from_millis(ms as u64)
+    }
+
+    fn on_changed(&mut self) {
+        let update = self.shared.take();
+        self.ledger = update.ledger;
+        self.status = update.status;
+        if update.must_rebuild {
+            self.core = Core::new(self.config.settings, &self.ledger);
+        } else {
+            self.core.absorb(&self.ledger, &update.effects);
+        }
+        self.soft.follow(&self.ledger, clock::wall(), clock::boottime_ms());
+        self.links.retain(|session, _| self.ledger.session(*session).is_some());
+    }
+
+    /// Answers whether it went well.
+    fn on_landed(&mut self, result: Result<Applied<Vec<Reply>>, ProposeError>) -> bool {
+        let Some(flight) = self.in_flight.take() else { return true };
+        // What was applied is published before it is answered.
+        self.on_changed();
+        match result {
+            Ok(applied) => {
+                Batch::answer(flight.callers, applied.index, applied.term, applied.outcome);
+                true
+            }
+            Err(error) => {
+                log::warn!("a proposal failed: {error}");
+                self.core.forget_plans(&self.ledger);
+                Batch::refuse(flight.callers, &EngineError::NoLeader(error.to_string()));
+                false
+            }
+        }
+    }
+
+    fn check_clock(&mut self) {
+        let reading = Reading { wall: clock::wall(), boot_ms: clock::boottime_ms() };
+        if let Some(jump_ms) = self.judge.observe(reading) {
+            log::warn!("the wall clock jumped by {jump_ms} ms; deciding waits until it goes steadily (now {})", reading.wall);
+            self.soft.set_clock_trouble(Some(format!("the wall clock jumped by {jump_ms} ms")));
+        } else if self.judge.is_good() {
+            self.soft.set_clock_trouble(None);
+        }
+    }
+
+    /// PROTOCOL B1: only a leader that has applied an entry of its own term and whose clock is good.
+    fn check_licence(&mut self) {
+        let is_licensed = self.status.first_own_applied;
+        if is_licensed && !self.is_licensed {
+            self.core = Core::new(self.config.settings, &self.ledger);
+            self.links.clear();
+        }
+        self.is_licensed = is_licensed;
+        let is_full = self.core.is_full(&self.ledger);
+        if self.soft.set_full(is_full) {
+            if is_full {
+                let held = self.ledger.unrecorded_len();
+                log::error!("{held} runs wait to be recorded: deciding stops until the store takes them (fires come late, none is lost)");
+            } else {
+                log::info!("the store has caught up: deciding goes on");
+            }
+        }
+    }
+
+    fn refuse(&mut self) {
+        let leader = self.status.leader.map_or_else(|| "none is known".to_owned(), |leader| format!("node {leader} leads"));
+        self.queue.refuse_all(&EngineError::NoLeader(leader));
+    }
+
+    fn propose(&mut self) {
+        if self.in_flight.is_some() {
+            return;
+        }
+        let now = clock::wall();
+        let mut batch = self.fill(now);
+        if batch.commands.is_empty() {
+            return;
+        }
+        let mut fleet = self.fleet();
+        for command in &mut batch.commands {
+            if let Command::Trigger { session: session @ None, .. } = command {
+                *session = fleet.choose();
+            }
+        }
+        let entry = encode_entry(&batch.commands);
+        let (reply, result) = oneshot::channel();
+        let consensus = self.consensus.clone();
+        tokio::spawn(async move {
+            let _ = reply.send(consensus.propose(entry).await);
+        });
+        self.in_flight = Some(InFlight { result, callers: batch.callers });
+    }
+
+    /// The commands of the next entry: what callers want, and what the core says is due. Where both changes of jobs and decisions wait,
+    /// they take turns.
+    fn fill(&mut self, now: UnixMs) -> Batch {
+        if self.ledger.cluster().is_none() {
+            let commands = vec![Command::Found { cluster: self.config.cluster }];
+            return Batch { commands, ..Batch::default() };
+        }
+        let may_decide = self.judge.is_good() && self.core.has_due(&self.ledger, now) && !(self.was_decision && self.queue.has_feed());
+        let mut batch = self.queue.take(!may_decide);
+        let mut fleet = self.fleet();
+        let may_decide = may_decide && batch.commands.is_empty();
+        let planned = self.core.plan(&self.ledger, now, &mut fleet, may_decide);
+        self.was_decision = planned.iter().any(|command| matches!(command, Command::Decide(_)));
+        batch.commands.extend(planned);
+        batch.commands.extend(self.close_lost(now));
+        batch
+    }
+
+    /// Runs whose worker has been silent for too long are lost (PROTOCOL D2).
+    fn close_lost(&self, now: UnixMs) -> Option<Command> {
+        let now_boot_ms = clock::boottime_ms();
+        let is_lost = |session| match self.ledger.session(session) {
+            Some(_) => self.soft.silence_ms(session, now_boot_ms).is_some_and(|silence| silence > LOST_AFTER_MS),
+            None => false,
+        };
+        let lost: Vec<SessionId> = self.core.staging.sessions().filter(|session| is_lost(*session)).collect();
+        if lost.is_empty() {
+            return None;
+        }
+        let runs = self.ledger.open_runs().filter(|run| run.assigned.is_some_and(|assigned| lost.contains(&assigned.session)));
+        let closing = |run: &Arc<crate::ledger::OpenRun>| {
+            let mut outcome = Outcome::unstarted(RunState::Lost, Some(Reason::WorkerLost), now);
+            outcome.error = Some(format!("its worker has been silent for more than {} s", LOST_AFTER_MS / 1000));
+            Closing { run: run.id, epoch: run.epoch, outcome }
+        };
+        Some(Command::Close { at: now, runs: runs.map(closing).collect() })
+    }
+
+    fn fleet(&self) -> crate::engine::placement::Fleet {
+        self.soft.fleet(&self.ledger, &self.core.staging, clock::boottime_ms())
+    }
+
+    /// Tells each idle link what its worker has to know. Only what is applied, and by a leader of this term (PROTOCOL B1, B2).
+    fn send_orders(&mut self) {
+        let sessions: Vec<SessionId> = self.core.staging.sessions().collect();
+        for id in sessions {
+            let Some(session) = self.ledger.session(id) else { continue };
+            let link = self.links.entry(id).or_insert_with(|| {
+                Link::start(session.clone(), self.config.cluster, self.config.clock_skew_ms, self.workers.clone(), self.link_events.clone())
+            });
+            if link.is_idle {
+                let orders = self.core.staging.take_orders(id);
+                if !orders.is_empty() {
+                    link.send(self.status.term, orders, &self.ledger);
+                }
+            }
+        }
+    }
+
+    fn on_link_event(&mut self, event: LinkEvent) {
+        if let Some(link) = self.links.get_mut(&event.session) {
+            link.is_idle = true;
+        }
+        self.core.staging.failed(&event.failed);
+        let mut unstarted = Vec::new();
+        let mut fleet = self.fleet();
+        for StageAck { run, epoch, result } in event.staged {
+            match result {
+                StageResult::Accepted => {}
+                StageResult::Revoked => unstarted.push((run, epoch)),
+                StageResult::Declined(why) => {
+                    log::warn!("worker session {} declined run {run}: {why}", event.session);
+                    unstarted.push((run, epoch));
+                }
+            }
+        }
+        unstarted.extend(event.revoked.iter().filter(|ack| ack.not_started).map(|RevokeAck { run, epoch, .. }| (*run, *epoch)));
+        let runs: Vec<_> = unstarted
+            .into_iter()
+            .filter_map(|(id, epoch)| {
+                let run = self.ledger.open_run(id)?;
+                let then = if run.is_revoking { policy::after_revoke(&self.ledger, run, &mut fleet) } else { Then::Requeue };
+                Some((id, epoch, then))
+            })
+            .collect();
+        if !runs.is_empty() {
+            let (answer, _) = oneshot::channel();
+            self.queue.push(Request { commands: vec![Command::Unstarted { at: clock::wall(), runs }], answer });
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What workers say to this controller.
+
+use futures::StreamExt;
+use tarpc::context::Context;
+use tarpc::server::{BaseChannel, Channel};
+
+use crate::clock;
+use crate::engine::api::EngineError;
+use crate::ledger::{Closing, Command, Reply};
+use crate::model::{RunState, SessionId, limits};
+use crate::rpc::codec::transport;
+use crate::rpc::link::Io;
+use crate::rpc::wire::{
+    Controller, Grant, Heartbeat, OpenSession, PROTOCOL_VERSION, Refusal, Report, ReportAck, RunEvent, RunReport, SessionOpened,
+};
+
+use super::handle::EngineHandle;
+
+/// Calls of one worker that are worked on at once, at most.
+const CALLS_MAX: usize = 32;
+
+impl EngineHandle {
+    /// Serves one connection of a worker until it ends.
+    pub async fn serve_worker(&self, io: impl Io) {
+        let channel = BaseChannel::with_defaults(transport(io)).max_concurrent_requests(CALLS_MAX);
+        channel.execute(Service(self.clone()).serve()).for_each(|call| async move { drop(tokio::spawn(call)) }).await;
+    }
+}
+
+#[derive(Clone)]
+struct Service(EngineHandle);
+
+impl Controller for Service {
+    async fn open_session(self, _: Context, request: OpenSession) -> Result<SessionOpened, Refusal> {
+        self.0.open_session(request).await
+    }
+    async fn heartbeat(self, _: Context, heartbeat: Heartbeat) -> Result<Grant, Refusal> {
+        self.0.heartbeat(heartbeat).await
+    }
+    async fn report(self, _: Context, report: Report) -> Result<ReportAck, Refusal> {
+        self.0.report(report).await
+    }
+}
+
+impl EngineHandle {
+    fn check_cluster(&self, theirs: crate::model::ClusterId) -> Result<(), Refusal> {
+        let ours = self.inner.cluster;
+        if ours == theirs { Ok(()) } else { Err(Refusal::OtherCluster { ours, theirs }) }
+    }
+
+    fn not_leader(&self) -> Refusal {
+        Refusal::NotLeader { leader: self.inner.shared.status().leader }
+    }
+
+    async fn open_session(&self, request: OpenSession) -> Result<SessionOpened, Refusal> {
+        if request.protocol_version != PROTOCOL_VERSION {
+            let theirs = request.protocol_version;
+            return Err(Refusal::Failed(format!("this controller speaks version {PROTOCOL_VERSION} of the protocol, not {theirs}")));
+        }
+        if let Some(cluster) = request.cluster {
+            self.check_cluster(cluster)?;
+        }
+        if !self.inner.is_licensed() {
+            return Err(self.not_leader());
+        }
+        self.check_rival(&request)?;
+        let pair = |runs: &[crate::rpc::wire::RunRef]| runs.iter().map(|run| (run.run, run.epoch)).collect::<Vec<_>>();
+        let mut held = pair(&request.adopted);
+        held.extend(pair(&request.to_report));
+        let command = Command::OpenSession {
+            at: clock::wall(),
+            worker: request.worker.clone(),
+            data_dir: request.data_dir,
+            address: request.address,
+            labels: request.labels,
+            slots: request.slots.clamp(1, limits::WORKER_SLOTS_MAX),
+            not_started: pair(&request.not_started),
+            held,
+            journal_is_whole: request.journal_is_whole,
+        };
+        let applied = self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
+        let Some(Reply::Session(session)) = applied.replies.first() else {
+            return Err(Refusal::Busy { what: "another session opens".into() });
+        };
+        let heartbeat = Heartbeat {
+            cluster: self.inner.cluster,
+            worker: request.worker.clone(),
+            session: *session,
+            now: clock::wall(),
+            slots: request.slots,
+            running: 0,
+            waiting: 0,
+            is_draining: false,
+            trouble: None,
+        };
+        let grant = self.grant(*session, heartbeat).await?;
+        log::info!("worker {} has joined with {} slots (session {session})", request.worker, request.slots);
+        Ok(SessionOpened { cluster: self.inner.cluster, session: *session, term: grant.term, grant })
+    }
+
+    /// A second worker of the same name, with another data directory, waits until the first one's lease is surely out (PROTOCOL C1).
+    fn check_rival(&self, request: &OpenSession) -> Result<(), Refusal> {
+        let ledger = self.inner.shared.ledger();
+        let rivals = ledger.sessions().filter(|session| session.worker == request.worker && session.data_dir != request.data_dir);
+        let margin_ms = limits::SESSION_LEASE_MS + limits::HEARTBEAT_MS;
+        for rival in rivals {
+            let silence_ms = self.inner.soft.silence_ms(rival.id, clock::boottime_ms()).unwrap_or(0);
+            if silence_ms <= margin_ms {
+                let what = format!(
+                    "another worker named {} (data directory {}) may still run; it has been silent for {} s of {} s",
+                    request.worker,
+                    rival.data_dir,
+                    silence_ms / 1000,
+                    margin_ms / 1000
+                );
+                return Err(Refusal::Busy { what });
+            }
+        }
+        Ok(())
+    }
+
+    async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<Grant, Refusal> {
+        self.check_cluster(heartbeat.cluster)?;
+        if self.inner.shared.ledger().session(heartbeat.session).is_none() {
+            if !self.inner.is_licensed() {
+                return Err(self.not_leader());
+            }
+            return Err(Refusal::OtherSession { ours: None, given: heartbeat.session });
+        }
+        let session = heartbeat.session;
+        self.grant(session, heartbeat).await
+    }
+
+    /// A lease, once a quorum has confirmed that this node still leads (PROTOCOL C3). The heartbeat counts whoever leads.
+    async fn grant(&self, session: SessionId, heartbeat: Heartbeat) -> Result<Grant, Refusal> {
+        self.inner.soft.seen(session, clock::wall(), clock::boottime_ms(), Some(heartbeat));
+        let confirmed = self.inner.consensus.confirm_leader().await.map_err(|_| self.not_leader())?;
+        if !self.inner.is_licensed() {
+            return Err(self.not_leader());
+        }
+        Ok(Grant {
+            term: confirmed.term,
+            now: clock::wall(),
+            permit_ms: limits::START_PERMIT_MS as u64,
+            lease_ms: limits::SESSION_LEASE_MS as u64,
+            recorded_up_to: self.inner.recorded_up_to(),
+        })
+    }
+
+    async fn report(&self, report: Report) -> Result<ReportAck, Refusal> {
+        self.check_cluster(report.cluster)?;
+        if !self.inner.is_licensed() {
+            return Err(self.not_leader());
+        }
+        if self.inner.shared.ledger().session(report.session).is_none() {
+            return Err(Refusal::OtherSession { ours: None, given: report.session });
+        }
+        let mut closing = Vec::new();
+        for RunReport { run, epoch, event } in report.runs {
+            match event {
+                RunEvent::Started { at } => self.inner.soft.started(run, at),
+                RunEvent::Ended { outcome, output } => {
+                    if let Some(output) = output.filter(|parts| !parts.is_empty()) {
+                        self.inner.soft.keep_output(run, output);
+                    }
+                    closing.push(Closing { run, epoch, outcome });
+                }
+            }
+        }
+        if closing.is_empty() {
+            return Ok(ReportAck { term: self.inner.shared.status().term, closed_at: Vec::new() });
+        }
+        let ends = closing.clone();
+        let command = Command::Close { at: clock::wall(), runs: closing };
+        let applied = self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
+        let Some(Reply::Closed(closed_at)) = applied.replies.into_iter().next() else {
+            return Err(Refusal::Failed("the ends were not applied".into()));
+        };
+        for (end, _) in ends.iter().zip(&closed_at).filter(|(_, index)| **index == 0) {
+            self.correct(end).await?;
+        }
+        Ok(ReportAck { term: applied.term, closed_at })
+    }
+
+    /// The ledger has forgotten this run. If it was recorded as lost, its true outcome is entered (PROTOCOL F3).
+    async fn correct(&self, end: &Closing) -> Result<(), Refusal> {
+        if end.outcome.state == RunState::Lost {
+            self.inner.soft.forget([end.run]);
+            return Ok(());
+        }
+        let stored = self.inner.store.run(end.run).await.map_err(|error| Refusal::Busy { what: error.to_string() })?;
+        match stored.filter(|run| run.state == RunState::Lost) {
+            None => self.inner.soft.forget([end.run]),
+            Some(mut run) => {
+                run.close(&end.outcome);
+                let command = Command::Correct { at: clock::wall(), run: Box::new(run) };
+                self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn refusal(&self, error: EngineError) -> Refusal {
+        match error {
+            EngineError::NoLeader(_) => self.not_leader(),
+            EngineError::Busy(what) => Refusal::Busy { what },
+            other => Refusal::Failed(other.to_string()),
+        }
+    }
+}
