@@ -1,0 +1,286 @@
+//! The log's file: a redb database with the entries and what belongs to them. One durable commit is one fsync.
+//!
+//! Each entry carries a checksum of its own, because redb verifies pages only when it opens a file. Opening verifies every page, also
+//! after a clean stop: the log is short, and a damaged page would else end in a panic later.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use protobuf::Message as _;
+use raft::eraftpb::{Entry, HardState};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, TableError};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::disk::{Disk, LOG_FILE};
+use super::error::StorageError;
+use super::identity::{FORMAT_VERSION, Identity};
+use super::snapshot::Mark;
+use crate::consensus::members::Membership;
+use crate::model::{ClusterId, NodeId};
+
+const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+const KEY_MAGIC: &str = "magic";
+const KEY_IDENTITY: &str = "identity";
+const KEY_FOUNDING: &str = "founding";
+const KEY_STATE: &str = "state";
+const MAGIC: &[u8; 8] = b"CHRFLOG\0";
+const CRC_BYTES: usize = 4;
+const REGION_OPEN: &str = "open it";
+
+/// Everything beside the entries that changes with them, in one value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LogState {
+    pub term: u64,
+    pub vote: NodeId,
+    pub commit: u64,
+    /// The last entry before the first one kept.
+    pub base_index: u64,
+    pub base_term: u64,
+    /// The newest snapshot's mark (index, term); none before the first.
+    pub snapshot: Option<(u64, u64)>,
+}
+
+impl LogState {
+    pub fn base(&self) -> Mark {
+        Mark { index: self.base_index, term: self.base_term }
+    }
+
+    pub fn snapshot(&self) -> Option<Mark> {
+        self.snapshot.map(|(index, term)| Mark { index, term })
+    }
+
+    pub fn hard_state(&self) -> HardState {
+        HardState { term: self.term, vote: self.vote, commit: self.commit, ..HardState::default() }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct IdentityRecord {
+    cluster: Uuid,
+    node: NodeId,
+    store: Uuid,
+}
+
+/// An opened log.
+pub struct Log {
+    database: Option<Database>,
+    path: PathBuf,
+}
+
+/// What the file said when it was opened.
+pub struct Opened {
+    pub log: Log,
+    pub identity: Identity,
+    /// The members at the founding; empty in a node that joined later.
+    pub founding: Membership,
+    pub state: LogState,
+    pub entries: Vec<Entry>,
+}
+
+impl Log {
+    /// Opens the file, and verifies all of it. `None` stands for a file without content: a founding that was cut short.
+    pub fn open<D: Disk>(disk: &D, cache_bytes: usize) -> Result<Result<Opened, Log>, StorageError> {
+        let path = disk.path(LOG_FILE);
+        let backend = disk.open_log().map_err(|e| StorageError::io(&path, REGION_OPEN, e))?;
+        let mut builder = Database::builder();
+        builder.set_cache_size(cache_bytes).set_check_integrity_on_open(true);
+        let database = builder.create_with_backend(backend).map_err(|e| StorageError::redb(&path, REGION_OPEN, e))?;
+        let mut log = Log { database: Some(database), path };
+        match log.read_all()? {
+            None => Ok(Err(log)),
+            Some((identity, founding, state, entries)) => Ok(Ok(Opened { log, identity, founding, state, entries })),
+        }
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn read_all(&mut self) -> Result<Option<(Identity, Membership, LogState, Vec<Entry>)>, StorageError> {
+        let read = self.database()?.begin_read().map_err(|e| self.error("read it", e))?;
+        let meta = match read.open_table(META) {
+            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+            other => other.map_err(|e| self.error("read it", e))?,
+        };
+        self.check_magic(get(&meta, KEY_MAGIC, &self.path)?.as_deref())?;
+        let identity: IdentityRecord = self.decode(get(&meta, KEY_IDENTITY, &self.path)?, KEY_IDENTITY)?;
+        let founding: Membership = self.decode(get(&meta, KEY_FOUNDING, &self.path)?, KEY_FOUNDING)?;
+        let state: LogState = self.decode(get(&meta, KEY_STATE, &self.path)?, KEY_STATE)?;
+        let table = read.open_table(ENTRIES).map_err(|e| self.error("read it", e))?;
+        let count = table.len().map_err(|e| self.error("read it", e))?;
+        let entries = self.read_range(&table, state.base_index + 1..state.base_index.saturating_add(count) + 1)?;
+        self.check_entries(&state, count, &entries)?;
+        let identity = Identity { cluster_id: ClusterId(identity.cluster), node_id: identity.node, store: identity.store };
+        Ok(Some((identity, founding, state, entries)))
+    }
+
+    fn check_magic(&self, magic: Option<&[u8]>) -> Result<(), StorageError> {
+        let version = magic.and_then(|bytes| bytes.strip_prefix(MAGIC)).and_then(|rest| Some(u32::from_le_bytes(rest.try_into().ok()?)));
+        match version {
+            None => Err(StorageError::damaged(&self.path, "it is a redb database, but no consensus log (wrong magic)")),
+            Some(found) if found > FORMAT_VERSION => Err(StorageError::Newer { path: self.path.clone(), found, known: FORMAT_VERSION }),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn check_entries(&self, state: &LogState, count: u64, entries: &[Entry]) -> Result<(), StorageError> {
+        if entries.len() as u64 != count {
+            return Err(StorageError::damaged(&self.path, format!("the log has a gap behind entry {}", state.base_index)));
+        }
+        let last_index = state.base_index + count;
+        if state.commit > last_index.max(state.snapshot.map_or(0, |(index, _)| index)) {
+            return Err(StorageError::damaged(
+                &self.path,
+                format!("entry {} was committed, and the log ends at {last_index}", state.commit),
+            ));
+        }
+        let mut term = state.base_term;
+        for entry in entries {
+            if entry.term < term || entry.term > state.term {
+                return Err(StorageError::damaged(&self.path, format!("entry {} has an impossible term", entry.index)));
+            }
+            term = entry.term;
+        }
+        Ok(())
+    }
+
+    /// Gives an empty file its first content.
+    pub fn found(&self, identity: &Identity, founding: &Membership, state: &LogState) -> Result<(), StorageError> {
+        let mut magic = MAGIC.to_vec();
+        magic.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        let record = IdentityRecord { cluster: identity.cluster_id.0, node: identity.node_id, store: identity.store };
+        self.commit(|meta, _| {
+            meta.insert(KEY_MAGIC, magic.as_slice())?;
+            meta.insert(KEY_IDENTITY, encode(&record).as_slice())?;
+            meta.insert(KEY_FOUNDING, encode(founding).as_slice())?;
+            meta.insert(KEY_STATE, encode(state).as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// Writes `entries`, takes out what follows them up to `last_index` (a conflicting tail), and the state. One fsync.
+    pub fn append(&self, entries: &[Entry], last_index: u64, state: &LogState) -> Result<(), StorageError> {
+        self.commit(|meta, table| {
+            let mut record = Vec::new();
+            for entry in entries {
+                encode_entry(entry, &mut record);
+                table.insert(entry.index, record.as_slice())?;
+            }
+            if let Some(last) = entries.last() {
+                for index in last.index + 1..=last_index {
+                    table.remove(index)?;
+                }
+            }
+            meta.insert(KEY_STATE, encode(state).as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// Takes out `indexes` and writes the state. One fsync.
+    pub fn remove(&self, indexes: Range<u64>, state: &LogState) -> Result<(), StorageError> {
+        self.commit(|meta, table| {
+            table.retain_in(indexes, |_, _| false)?;
+            meta.insert(KEY_STATE, encode(state).as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// The entries of a range, up to `bytes_max` of them but at least one.
+    pub fn read(&self, indexes: Range<u64>, bytes_max: u64) -> Result<Vec<Entry>, StorageError> {
+        let read = self.database()?.begin_read().map_err(|e| self.error("read it", e))?;
+        let table = read.open_table(ENTRIES).map_err(|e| self.error("read it", e))?;
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for index in indexes {
+            let Some(value) = table.get(index).map_err(|e| self.error("read it", e))? else {
+                return Err(StorageError::damaged(&self.path, format!("entry {index} is missing")));
+            };
+            let entry = self.decode_entry(index, value.value())?;
+            bytes += u64::from(entry.compute_size());
+            if !entries.is_empty() && bytes > bytes_max {
+                break;
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    fn read_range(&self, table: &impl ReadableTable<u64, &'static [u8]>, indexes: Range<u64>) -> Result<Vec<Entry>, StorageError> {
+        let mut entries = Vec::new();
+        for item in table.range(indexes.clone()).map_err(|e| self.error("read it", e))? {
+            let (key, value) = item.map_err(|e| self.error("read it", e))?;
+            if key.value() != indexes.start + entries.len() as u64 {
+                break;
+            }
+            entries.push(self.decode_entry(key.value(), value.value())?);
+        }
+        Ok(entries)
+    }
+
+    /// Closes the file in order, so that it needs no repair at the next start.
+    pub fn close(&mut self) -> Result<(), StorageError> {
+        match self.database.take() {
+            Some(database) => database.close().map_err(|e| self.error("close it", e)),
+            None => Ok(()),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn commit(
+        &self,
+        change: impl FnOnce(&mut Table<'_, &'static str, &'static [u8]>, &mut Table<'_, u64, &'static [u8]>) -> Result<(), redb::StorageError>,
+    ) -> Result<(), StorageError> {
+        let write = self.database()?.begin_write().map_err(|e| self.error("write it", e))?;
+        {
+            let mut meta = write.open_table(META).map_err(|e| self.error("write it", e))?;
+            let mut entries = write.open_table(ENTRIES).map_err(|e| self.error("write it", e))?;
+            change(&mut meta, &mut entries).map_err(|e| self.error("write it", e))?;
+        }
+        // Durability::Immediate and one phase are redb's defaults: one fsync, guarded by checksums.
+        write.commit().map_err(|e| self.error("write it", e))
+    }
+
+    fn database(&self) -> Result<&Database, StorageError> {
+        self.database.as_ref().ok_or_else(|| StorageError::io(&self.path, "use it", std::io::Error::other("the log was closed")))
+    }
+
+    fn decode<T: for<'de> Deserialize<'de>>(&self, bytes: Option<Vec<u8>>, key: &str) -> Result<T, StorageError> {
+        bytes
+            .and_then(|bytes| postcard::from_bytes(&bytes).ok())
+            .ok_or_else(|| StorageError::damaged(&self.path, format!("its {key} record is missing or damaged")))
+    }
+
+    fn decode_entry(&self, index: u64, record: &[u8]) -> Result<Entry, StorageError> {
+        let damaged = || StorageError::damaged(&self.path, format!("entry {index} is damaged"));
+        let (crc, bytes) = record.split_at_checked(CRC_BYTES).ok_or_else(damaged)?;
+        if crc != crc32fast::hash(bytes).to_le_bytes() {
+            return Err(damaged());
+        }
+        let entry = Entry::parse_from_carllerche_bytes(&Bytes::copy_from_slice(bytes)).map_err(|_| damaged())?;
+        if entry.index == index { Ok(entry) } else { Err(damaged()) }
+    }
+
+    fn error(&self, action: &'static str, error: impl Into<redb::Error>) -> StorageError {
+        StorageError::redb(&self.path, action, error)
+    }
+}
+
+fn get(table: &impl ReadableTable<&'static str, &'static [u8]>, key: &str, path: &Path) -> Result<Option<Vec<u8>>, StorageError> {
+    let value = table.get(key).map_err(|e| StorageError::redb(path, "read it", e))?;
+    Ok(value.map(|guard| guard.value().to_vec()))
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("plain records of integers, strings and maps always encode")
+}
+
+fn encode_entry(entry: &Entry, record: &mut Vec<u8>) {
+    record.clear();
+    record.extend_from_slice(&[0; CRC_BYTES]);
+    entry.write_to_vec(record).expect("protobuf writes any entry into memory");
+    let crc = crc32fast::hash(&record[CRC_BYTES..]);
+    record[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
+}
