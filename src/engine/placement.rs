@@ -22,11 +22,8 @@ pub struct Health {
 impl Fleet {
     /// Chooses a session, and counts one more run there.
     pub fn choose(&mut self) -> Option<SessionId> {
-        let (id, health) = self
-            .sessions
-            .iter_mut()
-            .filter(|(_, health)| health.takes_work && health.slots > 0)
-            .min_by(|(a_id, a), (b_id, b)| {
+        let (id, health) =
+            self.sessions.iter_mut().filter(|(_, health)| health.takes_work && health.slots > 0).min_by(|(a_id, a), (b_id, b)| {
                 let (a_load, b_load) = (u64::from(a.outstanding) * u64::from(b.slots), u64::from(b.outstanding) * u64::from(a.slots));
                 a_load.cmp(&b_load).then_with(|| a_id.cmp(b_id))
             })?;

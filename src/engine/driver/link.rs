@@ -169,11 +169,7 @@ impl Carrier {
         self.done("cancel", client.cancel(context(), self.order(term, runs)).await)
     }
 
-    fn done<T>(
-        &self,
-        what: &str,
-        result: Result<Result<T, crate::rpc::wire::Refusal>, tarpc::client::RpcError>,
-    ) -> Result<T, Failed> {
+    fn done<T>(&self, what: &str, result: Result<Result<T, crate::rpc::wire::Refusal>, tarpc::client::RpcError>) -> Result<T, Failed> {
         let worker = &self.session.worker;
         match result {
             Ok(Ok(answer)) => Ok(answer),

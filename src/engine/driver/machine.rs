@@ -80,11 +80,7 @@ pub struct Machine {
 
 impl Machine {
     pub fn new() -> (Machine, Arc<Shared>) {
-        let shared = Arc::new(Shared {
-            published: Mutex::default(),
-            changed: Notify::new(),
-            feed: watch::Sender::new(0),
-        });
+        let shared = Arc::new(Shared { published: Mutex::default(), changed: Notify::new(), feed: watch::Sender::new(0) });
         (Machine { ledger: Ledger::default(), effects: Vec::new(), must_rebuild: true, shared: shared.clone() }, shared)
     }
 }

@@ -135,11 +135,9 @@ impl EngineHandle {
     async fn grant(&self, session: SessionId, heartbeat: Heartbeat) -> Result<Grant, Refusal> {
         self.inner.soft.seen(session, clock::wall(), clock::boottime_ms(), Some(heartbeat));
         let confirmed = self.inner.consensus.confirm_leader().await.map_err(|_| self.not_leader())?;
-        if !self.inner.is_licensed() {
-            return Err(self.not_leader());
-        }
+        let Some(term) = confirmed.leader_term.filter(|_| self.inner.is_licensed()) else { return Err(self.not_leader()) };
         Ok(Grant {
-            term: confirmed.term,
+            term,
             now: clock::wall(),
             permit_ms: limits::START_PERMIT_MS as u64,
             lease_ms: limits::SESSION_LEASE_MS as u64,
