@@ -79,7 +79,9 @@ impl Connection {
                 ready = self.link.readable() => ready.map(|_| Event::Readable)?,
                 place = notices.reserve(), if !self.waiting.is_empty() => {
                     let Ok(place) = place else { return Ok(()) };
-                    self.waiting.pop_front().map(|notice| place.send(notice));
+                    if let Some(notice) = self.waiting.pop_front() {
+                        place.send(notice);
+                    }
                     Event::Noticed
                 }
             };

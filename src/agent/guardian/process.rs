@@ -53,6 +53,7 @@ fn complain(what: &str) {
 fn run(data_dir: &Path) -> io::Result<()> {
     // Out of the terminal's session and process group: ctrl-C and a hang-up are the agent's business.
     rustix::process::setsid()?;
+    close_inherited();
     let child_ends = ChildEnds::take_over_signals()?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let _ = rustix::thread::set_name(PROCESS_NAME);
@@ -69,6 +70,16 @@ fn run(data_dir: &Path) -> io::Result<()> {
     let outcome = guardian.serve();
     fence::end_everything(guardian.ward.groups());
     outcome
+}
+
+/// Closes what the agent had inherited itself from whoever started it, and handed down: no run shall find it.
+fn close_inherited() {
+    let names = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let numbers: Vec<i32> = names.filter_map(|name| name.to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > 2) {
+        // SAFETY: at this point the process has opened nothing itself but the directory just read, which is closed already: nobody owns these.
+        unsafe { libc::close(number) };
+    }
 }
 
 /// Moves the link away from standard input, where children would find it, and puts `/dev/null` there, which they shall find.
