@@ -1,1 +1,2 @@
+pub use crate::clock;
 pub mod guardian;

@@ -69,7 +69,7 @@ async fn bring(inner: &Inner, import_up_to: &mut Option<u64>) -> anyhow::Result<
     }
     let changes = note(inner, inner.store.changes(position, CHANGES_MAX).await)?;
     if changes.is_empty() {
-        let old = clock::wall() - TOMBSTONES_KEPT_MS;
+        let old = clock::wall_now() - TOMBSTONES_KEPT_MS;
         note(inner, inner.store.prune_tombstones(position, old).await)?;
         return Ok(false);
     }
@@ -84,7 +84,7 @@ fn command(change: Change, imported: u64) -> Command {
     match change.kind {
         ChangeKind::Put(mut job) => {
             if change.seq <= imported {
-                job.effective_from = job.effective_from.max(clock::wall());
+                job.effective_from = job.effective_from.max(clock::wall_now());
             }
             Command::PutJob(job)
         }

@@ -57,7 +57,7 @@ impl EngineHandle {
             return run;
         }
         let session = ledger.open_run(run.id).and_then(|open| open.assigned).map(|assigned| assigned.session);
-        self.inner.soft.overlay(run, session, clock::boottime_ms())
+        self.inner.soft.overlay(run, session, clock::boottime_ms() as i64)
     }
 
     fn all_live<'a>(&'a self, ledger: &'a Ledger, job: Option<JobId>) -> Box<dyn Iterator<Item = Run> + 'a> {
@@ -100,7 +100,7 @@ impl EngineHandle {
 impl Engine for EngineHandle {
     fn now(&self) -> Result<UnixMs, EngineError> {
         match self.inner.soft.troubles().clock {
-            None => Ok(clock::wall()),
+            None => Ok(clock::wall_now()),
             Some(trouble) => Err(EngineError::Unavailable(trouble)),
         }
     }
@@ -135,7 +135,7 @@ impl Engine for EngineHandle {
 
     async fn cancel(&self, run: RunId) -> Result<Run, EngineError> {
         if self.inner.shared.ledger().run(run).is_some_and(|run| !run.state.is_final()) {
-            let command = Command::Cancel { at: clock::wall(), run, reason: Reason::Requested };
+            let command = Command::Cancel { at: clock::wall_now(), run, reason: Reason::Requested };
             self.inner.proposer.propose(vec![command]).await?;
         }
         self.by_key(run).await?.ok_or(EngineError::NoSuchRun)
@@ -182,7 +182,7 @@ impl Engine for EngineHandle {
     }
 
     fn workers(&self) -> Vec<WorkerInfo> {
-        self.inner.soft.workers(&self.inner.shared.ledger(), clock::boottime_ms())
+        self.inner.soft.workers(&self.inner.shared.ledger(), clock::boottime_ms() as i64)
     }
 
     fn cluster(&self) -> ClusterInfo {
@@ -214,7 +214,7 @@ impl Engine for EngineHandle {
         Readiness {
             leader: status.leader.is_none().then(|| "no leader is known".to_owned()),
             store: troubles.store.or(troubles.feed),
-            worker: self.inner.soft.worker_trouble(&self.inner.shared.ledger(), clock::boottime_ms()),
+            worker: self.inner.soft.worker_trouble(&self.inner.shared.ledger(), clock::boottime_ms() as i64),
             clock: troubles.clock,
             deciding: troubles.is_full.then(|| "too many runs wait to be recorded".to_owned()),
         }

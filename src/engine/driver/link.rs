@@ -151,7 +151,7 @@ impl Carrier {
 
     async fn stage(&mut self, term: u64, mut stages: Vec<Stage>) -> Result<Vec<StageAck>, Failed> {
         let client = self.client().await?;
-        let now: UnixMs = clock::wall();
+        let now: UnixMs = clock::wall_now();
         for stage in &mut stages {
             stage.in_ms = stage.start_at.since(now);
             stage.max_skew_ms = self.skew_ms;

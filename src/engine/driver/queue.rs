@@ -59,7 +59,7 @@ pub struct Batch {
     pub commands: Vec<Command>,
     /// Who gets how many of the replies, in order.
     pub callers: Vec<(usize, oneshot::Sender<Answer>)>,
-    bytes: usize,
+    pub bytes: usize,
 }
 
 impl Queue {

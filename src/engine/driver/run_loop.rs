@@ -163,7 +163,7 @@ impl Driver {
     }
 
     fn wake_in(&self) -> Duration {
-        let now = clock::wall();
+        let now = clock::wall_now();
         let until = self.core.wake_at(&self.ledger).filter(|_| self.is_licensed && self.in_flight.is_none());
         let ms = until.map_or(HOUSEKEEPING_MS, |at| at.since(now).clamp(1, HOUSEKEEPING_MS));
         Duration::from_millis(ms as u64)
@@ -178,7 +178,7 @@ impl Driver {
         } else {
             self.core.absorb(&self.ledger, &update.effects);
         }
-        self.soft.follow(&self.ledger, clock::wall(), clock::boottime_ms());
+        self.soft.follow(&self.ledger, clock::wall_now(), clock::boottime_ms() as i64);
         self.links.retain(|session, _| self.ledger.session(*session).is_some());
     }
 
@@ -202,7 +202,7 @@ impl Driver {
     }
 
     fn check_clock(&mut self) {
-        let reading = Reading { wall: clock::wall(), boot_ms: clock::boottime_ms() };
+        let reading = Reading { wall: clock::wall_now(), boot_ms: clock::boottime_ms() as i64 };
         if let Some(jump_ms) = self.judge.observe(reading) {
             log::warn!("the wall clock jumped by {jump_ms} ms; deciding waits until it goes steadily (now {})", reading.wall);
             self.soft.set_clock_trouble(Some(format!("the wall clock jumped by {jump_ms} ms")));
@@ -239,7 +239,7 @@ impl Driver {
         if self.in_flight.is_some() {
             return;
         }
-        let now = clock::wall();
+        let now = clock::wall_now();
         let mut batch = self.fill(now);
         if batch.commands.is_empty() {
             return;
@@ -279,7 +279,7 @@ impl Driver {
 
     /// Runs whose worker has been silent for too long are lost (PROTOCOL D2).
     fn close_lost(&self, now: UnixMs) -> Option<Command> {
-        let now_boot_ms = clock::boottime_ms();
+        let now_boot_ms = clock::boottime_ms() as i64;
         let is_lost = |session| match self.ledger.session(session) {
             Some(_) => self.soft.silence_ms(session, now_boot_ms).is_some_and(|silence| silence > LOST_AFTER_MS),
             None => false,
@@ -298,7 +298,7 @@ impl Driver {
     }
 
     fn fleet(&self) -> crate::engine::placement::Fleet {
-        self.soft.fleet(&self.ledger, &self.core.staging, clock::boottime_ms())
+        self.soft.fleet(&self.ledger, &self.core.staging, clock::boottime_ms() as i64)
     }
 
     /// Tells each idle link what its worker has to know. Only what is applied, and by a leader of this term (PROTOCOL B1, B2).
@@ -346,7 +346,7 @@ impl Driver {
             .collect();
         if !runs.is_empty() {
             let (answer, _) = oneshot::channel();
-            self.queue.push(Request { commands: vec![Command::Unstarted { at: clock::wall(), runs }], answer });
+            self.queue.push(Request { commands: vec![Command::Unstarted { at: clock::wall_now(), runs }], answer });
         }
     }
 }

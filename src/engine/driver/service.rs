@@ -68,7 +68,7 @@ impl EngineHandle {
         let mut held = pair(&request.adopted);
         held.extend(pair(&request.to_report));
         let command = Command::OpenSession {
-            at: clock::wall(),
+            at: clock::wall_now(),
             worker: request.worker.clone(),
             data_dir: request.data_dir,
             address: request.address,
@@ -86,7 +86,7 @@ impl EngineHandle {
             cluster: self.inner.cluster,
             worker: request.worker.clone(),
             session: *session,
-            now: clock::wall(),
+            now: clock::wall_now(),
             slots: request.slots,
             running: 0,
             waiting: 0,
@@ -104,7 +104,7 @@ impl EngineHandle {
         let rivals = ledger.sessions().filter(|session| session.worker == request.worker && session.data_dir != request.data_dir);
         let margin_ms = limits::SESSION_LEASE_MS + limits::HEARTBEAT_MS;
         for rival in rivals {
-            let silence_ms = self.inner.soft.silence_ms(rival.id, clock::boottime_ms()).unwrap_or(0);
+            let silence_ms = self.inner.soft.silence_ms(rival.id, clock::boottime_ms() as i64).unwrap_or(0);
             if silence_ms <= margin_ms {
                 let what = format!(
                     "another worker named {} (data directory {}) may still run; it has been silent for {} s of {} s",
@@ -133,12 +133,12 @@ impl EngineHandle {
 
     /// A lease, once a quorum has confirmed that this node still leads (PROTOCOL C3). The heartbeat counts whoever leads.
     async fn grant(&self, session: SessionId, heartbeat: Heartbeat) -> Result<Grant, Refusal> {
-        self.inner.soft.seen(session, clock::wall(), clock::boottime_ms(), Some(heartbeat));
+        self.inner.soft.seen(session, clock::wall_now(), clock::boottime_ms() as i64, Some(heartbeat));
         let confirmed = self.inner.consensus.confirm_leader().await.map_err(|_| self.not_leader())?;
         let Some(term) = confirmed.leader_term.filter(|_| self.inner.is_licensed()) else { return Err(self.not_leader()) };
         Ok(Grant {
             term,
-            now: clock::wall(),
+            now: clock::wall_now(),
             permit_ms: limits::START_PERMIT_MS as u64,
             lease_ms: limits::SESSION_LEASE_MS as u64,
             recorded_up_to: self.inner.recorded_up_to(),
@@ -169,7 +169,7 @@ impl EngineHandle {
             return Ok(ReportAck { term: self.inner.shared.status().term, closed_at: Vec::new() });
         }
         let ends = closing.clone();
-        let command = Command::Close { at: clock::wall(), runs: closing };
+        let command = Command::Close { at: clock::wall_now(), runs: closing };
         let applied = self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
         let Some(Reply::Closed(closed_at)) = applied.replies.into_iter().next() else {
             return Err(Refusal::Failed("the ends were not applied".into()));
@@ -191,7 +191,7 @@ impl EngineHandle {
             None => self.inner.soft.forget([end.run]),
             Some(mut run) => {
                 run.close(&end.outcome);
-                let command = Command::Correct { at: clock::wall(), run: Box::new(run) };
+                let command = Command::Correct { at: clock::wall_now(), run: Box::new(run) };
                 self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
             }
         }
