@@ -17,7 +17,7 @@ use crate::model::{ClusterId, Job, JobId, JobSpec, OutputPart, Revision, Run, Ru
 pub mod sqlite;
 
 /// Why a store did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("there is no such job")]
     NoSuchJob,
