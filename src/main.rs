@@ -1,11 +1,27 @@
 use std::process::ExitCode;
 
-use chrono_flow::agent::guardian;
+use chrono_flow::{agent::guardian, cli, standalone, telemetry};
+use clap::Parser;
 
 fn main() -> ExitCode {
     // First of all, and before anything is allocated or started: the guardian must stay tiny.
     if std::env::args_os().nth(1).is_some_and(|arg| arg == guardian::SUBCOMMAND) {
         return guardian::run_process();
     }
-    ExitCode::SUCCESS
+    let cli = cli::Cli::parse();
+    telemetry::start();
+    let config = match cli.config() {
+        Ok(config) => config,
+        Err(wrong) => {
+            eprintln!("error: {wrong}\n\nFor more information, try '--help'.");
+            return ExitCode::from(2);
+        }
+    };
+    match standalone::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -154,8 +154,8 @@ impl Core {
         let due = self.unassigned.iter().take_while(|(at, _)| *at <= now + self.settings.lookahead_ms);
         for run in due.filter_map(|(_, id)| ledger.open_run(*id)).take(FATES_PER_ENTRY_MAX) {
             let deadline = now - i64::from(run.job.spec.start_deadline_s) * 1000;
-            if run.is_revoking {
-                unstarted.push((run.id, run.epoch, policy::after_revoke(ledger, run, fleet)));
+            if let Some(heir) = &run.heir {
+                unstarted.push((run.id, run.epoch, policy::after_revoke(run, heir, fleet)));
             } else if run.trigger == Trigger::Schedule && run.start_at < deadline {
                 late.entry(run.job.id).or_default().push(run);
             } else {
@@ -170,7 +170,7 @@ impl Core {
             let missed = policy::missed_for_want_of_a_worker(&runs, has_in_time);
             for run in runs {
                 if missed.iter().any(|missed| missed.id == run.id) {
-                    unstarted.push((run.id, run.epoch, Then::Skip { reason: Reason::Missed }));
+                    unstarted.push((run.id, run.epoch, Then::Skip { reason: Reason::Missed, heir: None }));
                 } else {
                     assign.extend(fleet.choose().map(|session| (run.id, session)));
                 }
@@ -224,7 +224,7 @@ fn settle(owed: &Owed, ledger: &Ledger, fleet: &mut Fleet, now: UnixMs, decide: 
     let horizon = now - i64::from(owed.job.spec.start_deadline_s) * 1000 - HORIZON_MARGIN_MS;
     let span = Span { job: &owed.job, fires: &fires, from: owed.from, to: owed.to, launchable_from: horizon };
     if owed.is_dropped {
-        decide.skips.extend(span.skip_all(Reason::Revoked));
+        decide.skips.extend(span.skip_all(ledger, Reason::Revoked));
         return;
     }
     let fates = span.decide(ledger, fleet, now);

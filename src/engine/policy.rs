@@ -1,6 +1,6 @@
 //! What becomes of fires: late ones by `catch_up`, those that meet an open run by `overlap`. Pure.
 
-use crate::ledger::{Fate, Fire, Ledger, OpenRun, Skip, Then, Waiting, WaitingFate, WaitingKind};
+use crate::ledger::{Fate, Fire, Heir, Ledger, OpenRun, Skip, Then, Waiting, WaitingFate, WaitingKind};
 use crate::model::{CatchUp, Job, JobId, Overlap, Reason, RunId, Trigger, UnixMs};
 use crate::schedule::JobFires;
 
@@ -11,12 +11,6 @@ use super::placement::Fleet;
 pub struct Fates {
     pub fires: Vec<Fire>,
     pub skips: Vec<Skip>,
-}
-
-/// Instants to launch, in order, and spans that are missed.
-struct Sorted {
-    launches: Vec<(UnixMs, Trigger)>,
-    missed: Option<Skip>,
 }
 
 /// Decides the fires of one revision in (from, to]. `launchable_from`: earlier ones are missed, whatever the policy (PROTOCOL B3).
@@ -30,46 +24,62 @@ pub struct Span<'a> {
 
 impl Span<'_> {
     pub fn decide(&self, ledger: &Ledger, fleet: &mut Fleet, now: UnixMs) -> Fates {
-        let sorted = self.sort(now);
-        let mut fates = Fates { skips: sorted.missed.into_iter().collect(), ..Fates::default() };
-        let undecided = sorted.launches.into_iter().filter(|(at, _)| !ledger.is_decided(self.job.id, *at)).collect();
-        self.meet_overlap(ledger, fleet, now, undecided, &mut fates);
+        let mut fates = Fates::default();
+        let launches = self.sort(ledger, now, &mut fates);
+        self.meet_overlap(ledger, fleet, now, launches, &mut fates);
         fates
     }
 
-    /// Every fire is skipped for the same reason.
-    pub fn skip_all(&self, reason: Reason) -> Option<Skip> {
-        let count = self.fires.count_between(self.from, self.to);
-        let (first, last) = (self.fires.next_after(self.from)?, self.fires.last_between(self.from, self.to, 1).pop()?);
-        Some(self.skip(first, last, count, reason))
+    /// Every fire that has no fate yet is skipped, for the same reason.
+    pub fn skip_all(&self, ledger: &Ledger, reason: Reason) -> Vec<Skip> {
+        let mut fates = Fates::default();
+        let horizon = self.launchable_from.clamp(self.from, self.to);
+        fates.skips.extend(self.skip_span(self.from, horizon, reason));
+        let open = self.fires.between(horizon, self.to).filter(|at| !ledger.is_decided(self.job.id, *at));
+        open.for_each(|at| self.skip_one(&mut fates, at, reason));
+        fates.skips
+    }
+
+    /// The fires in (after, to] as one row, if there are any.
+    fn skip_span(&self, after: UnixMs, to: UnixMs, reason: Reason) -> Option<Skip> {
+        let count = self.fires.count_between(after, to);
+        let last = self.fires.last_between(after, to, 1).pop()?;
+        Some(self.skip(self.fires.next_after(after)?, last, count, reason))
     }
 
     fn skip(&self, from: UnixMs, to: UnixMs, count: u64, reason: Reason) -> Skip {
         Skip { job: self.job.id, revision: self.job.revision, from, to, count, reason }
     }
 
-    /// Tells fires in time from those that are late, and lets `catch_up` choose among the late ones (PROTOCOL B9).
-    fn sort(&self, now: UnixMs) -> Sorted {
+    /// Tells fires in time from those that are late, and lets `catch_up` choose among the late ones (PROTOCOL B9). Answers what is to be
+    /// launched, in order; what is missed goes into `fates`.
+    fn sort(&self, ledger: &Ledger, now: UnixMs, fates: &mut Fates) -> Vec<(UnixMs, Trigger)> {
         let spec = &self.job.spec;
-        let deadline = (now - i64::from(spec.start_deadline_s) * 1000 - 1).max(self.launchable_from).clamp(self.from, self.to);
-        let in_time: Vec<UnixMs> = self.fires.between(deadline, self.to).collect();
-        let late = self.fires.count_between(self.from, deadline);
+        let is_open = |at: &UnixMs| !ledger.is_decided(self.job.id, *at);
+        let horizon = self.launchable_from.clamp(self.from, self.to);
+        let deadline = (now - i64::from(spec.start_deadline_s) * 1000 - 1).clamp(horizon, self.to);
+        fates.skips.extend(self.skip_span(self.from, horizon, Reason::Missed));
+
+        let in_time: Vec<UnixMs> = self.fires.between(deadline, self.to).filter(is_open).collect();
         let wanted = match spec.catch_up {
             CatchUp::None => 0,
-            CatchUp::Last => usize::from(!in_time.iter().any(|at| *at <= now)),
+            CatchUp::Last => usize::from(!self.fires.between(deadline, now.min(self.to)).any(|_| true)),
             CatchUp::All => spec.catch_up_max as usize,
         };
-        let window = (now - i64::from(spec.catch_up_window_s) * 1000 - 1).max(self.launchable_from).clamp(self.from, deadline);
-        let caught = if late == 0 || wanted == 0 { Vec::new() } else { self.fires.last_between(window, deadline, wanted) };
-        let missed_to = caught.first().map_or(deadline, |first| *first - 1);
-        let missed_count = late - caught.len() as u64;
-        let ends = (self.fires.next_after(self.from), self.fires.last_between(self.from, missed_to, 1).pop());
-        let missed = match ends {
-            (Some(first), Some(last)) if missed_count > 0 => Some(self.skip(first, last, missed_count, Reason::Missed)),
-            _ => None,
+        let window = (now - i64::from(spec.catch_up_window_s) * 1000 - 1).clamp(horizon, deadline);
+        let caught = if ledger.has_decided_between(self.job.id, horizon, deadline) {
+            let late: Vec<UnixMs> = self.fires.between(horizon, deadline).filter(is_open).collect();
+            let first_caught = late.len().saturating_sub(wanted).max(late.partition_point(|at| *at <= window));
+            late[..first_caught].iter().for_each(|at| self.skip_one(fates, *at, Reason::Missed));
+            late[first_caught..].to_vec()
+        } else {
+            let caught = self.fires.last_between(window, deadline, wanted);
+            let missed_to = caught.first().map_or(deadline, |first| *first - 1);
+            fates.skips.extend(self.skip_span(horizon, missed_to, Reason::Missed));
+            caught
         };
         let late = caught.into_iter().map(|at| (at, Trigger::CatchUp));
-        Sorted { launches: late.chain(in_time.into_iter().map(|at| (at, Trigger::Schedule))).collect(), missed }
+        late.chain(in_time.into_iter().map(|at| (at, Trigger::Schedule))).collect()
     }
 
     /// One launch at a time where `overlap` says so: the first goes if no run is open, further ones are ruled on at once if they are
@@ -180,15 +190,18 @@ fn let_go_on<'a>(waiting: &[&'a Waiting], fleet: &mut Fleet, now: UnixMs) -> Vec
     ruled
 }
 
-/// What becomes of an unstarted run that a newer revision of its job took back (PROTOCOL B5).
-pub fn after_revoke(ledger: &Ledger, run: &OpenRun, fleet: &mut Fleet) -> Then {
-    let Some(job) = ledger.job(run.job.id).filter(|job| job.spec.is_enabled) else { return Then::Skip { reason: Reason::Revoked } };
-    if run.trigger == Trigger::Retry {
-        return Then::Skip { reason: Reason::Superseded };
+/// What becomes of an unstarted run whose instant belongs to an heir (PROTOCOL B5).
+pub fn after_revoke(run: &OpenRun, heir: &Heir, fleet: &mut Fleet) -> Then {
+    let skip = |reason| Then::Skip { reason, heir: heir.revision() };
+    let Heir::Revision(job) = heir else { return skip(Reason::Revoked) };
+    if !job.spec.is_enabled {
+        return skip(Reason::Revoked);
     }
     match JobFires::of(job) {
-        Ok(fires) if fires.has(run.scheduled_at) => Then::Relaunch { revision: job.revision, session: fleet.choose() },
-        _ => Then::Skip { reason: Reason::Superseded },
+        Ok(fires) if run.trigger != Trigger::Retry && fires.has(run.scheduled_at) => {
+            Then::Relaunch { revision: job.revision, session: fleet.choose() }
+        }
+        _ => skip(Reason::Superseded),
     }
 }
 

@@ -56,7 +56,7 @@ impl Staging {
         }
         let (Some(run), Some(assigned)) = (run, assigned) else { return };
         let told = self.sessions.entry(assigned.session).or_default();
-        if run.is_revoking && !told.revoked.contains(&id) {
+        if run.heir.is_some() && !told.revoked.contains(&id) {
             told.to_revoke.insert(id);
         }
         if let Some(reason) = run.cancel.filter(|_| !told.cancelled.contains(&id)) {

@@ -142,7 +142,7 @@ impl Ledger {
             assigned: None,
             epoch: 0,
             cancel: None,
-            is_revoking: false,
+            heir: None,
         }
     }
 

@@ -153,10 +153,10 @@ pub enum WaitingFate {
 pub enum Then {
     /// Nobody has it; another session may get it.
     Requeue,
-    /// The current revision of its job fires at its instant too: the same run, by that revision.
+    /// The revision to which its instant belongs fires then too: the same run, by that revision.
     Relaunch { revision: Revision, session: Option<SessionId> },
-    /// It is skipped.
-    Skip { reason: Reason },
+    /// It is skipped; computed while its instant belonged to this revision (none: to its own one still, or to nobody).
+    Skip { reason: Reason, heir: Option<Revision> },
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -22,6 +22,7 @@ impl Ledger {
         for key in &decide.settled {
             if self.owed.remove(key).is_some() {
                 turn.touch(Effect::Owed(key.0));
+                self.forget_if_gone(key.0);
             }
         }
         self.watermark = decide.to;
@@ -78,6 +79,19 @@ impl Ledger {
             }
         }
         while let Some(key) = self.skipped.range((job.id, UnixMs(i64::MIN))..(job.id, end)).next().map(|(key, _)| *key) {
+            self.skipped.remove(&key);
+        }
+    }
+
+    /// Nobody decides for a job that is deleted and owes nothing.
+    pub(super) fn forget_if_gone(&mut self, id: JobId) {
+        if self.jobs.contains_key(&id) || self.owed.range((id, 0)..=(id, Revision::MAX)).next().is_some() {
+            return;
+        }
+        while let Some(key) = self.decided.range((id, UnixMs(i64::MIN))..=(id, UnixMs(i64::MAX))).next().copied() {
+            self.decided.remove(&key);
+        }
+        while let Some(key) = self.skipped.range((id, UnixMs(i64::MIN))..=(id, UnixMs(i64::MAX))).next().map(|(key, _)| *key) {
             self.skipped.remove(&key);
         }
     }

@@ -6,7 +6,7 @@ use crate::model::{JobId, Outcome, Reason, Run, RunId, RunState, SessionId, Trig
 
 use super::apply::Turn;
 use super::command::{Closing, Effect, Reply, Then};
-use super::state::{Ledger, OpenRun};
+use super::state::{Heir, Ledger, OpenRun};
 
 impl Ledger {
     pub(super) fn trigger(
@@ -127,7 +127,7 @@ impl Ledger {
             start_at: outcome.finished_at + run.job.spec.retry.backoff_ms(attempt),
             attempt,
             epoch: 0,
-            is_revoking: false,
+            heir: None,
             ..run.clone()
         };
         self.open(turn, next, None);
@@ -148,17 +148,28 @@ impl Ledger {
             return self.end(turn, run, &Outcome::unstarted(RunState::Cancelled, Some(reason), at));
         }
         let mut next = run.clone();
-        let session = match then {
-            Then::Requeue => None,
-            Then::Relaunch { revision, session } => {
-                let Some(job) = self.jobs.get(&run.job.id).filter(|job| job.revision == revision) else { return };
-                next.job = job.clone();
-                next.is_revoking = false;
+        let session = match (then, &run.heir) {
+            (Then::Relaunch { revision, session }, Some(Heir::Revision(heir))) if heir.revision == revision => {
+                next.job = heir.clone();
+                next.heir = None;
+                self.open.remove(&run.id);
+                self.open_of_job.remove(&(run.job.id, run.id));
+                turn.touch(Effect::Run(run.id));
+                if self.is_blocked(&next.job) {
+                    return self.wait(turn, Ledger::deferred(run.id, &next.job, run.trigger, run.scheduled_at));
+                }
                 session
             }
-            Then::Skip { reason } => {
-                return self.end(turn, run, &Outcome::unstarted(RunState::Skipped, Some(reason), at));
+            (Then::Skip { reason, heir }, _) if run.heir.as_ref().and_then(Heir::revision) == heir => {
+                self.end(turn, run, &Outcome::unstarted(RunState::Skipped, Some(reason), at));
+                if run.heir.is_some() {
+                    // If a later revision fires then, it decides the instant anew.
+                    self.decided.remove(&(run.job.id, run.scheduled_at));
+                }
+                return;
             }
+            // Nobody has it, and what becomes of it is asked again where its job has changed meanwhile.
+            _ => None,
         };
         self.open(turn, next, session);
     }

@@ -6,7 +6,7 @@ use crate::model::{Job, JobId, Reason, Revision, RunId, RunState, Trigger, UnixM
 
 use super::apply::Turn;
 use super::command::{Effect, Reply};
-use super::state::{Ledger, Owed, Waiting};
+use super::state::{Heir, Ledger, Owed, Waiting};
 
 impl Ledger {
     pub(super) fn put_job(&mut self, turn: &mut Turn, job: Job) -> Reply {
@@ -22,7 +22,7 @@ impl Ledger {
             self.owe(turn, &job, from, self.watermark, false);
         }
         self.jobs.insert(id, job.clone());
-        self.take_back(turn, id, from, !job.spec.is_enabled);
+        self.take_back(turn, id, from, &Heir::Revision(job));
         Reply::Done
     }
 
@@ -34,11 +34,12 @@ impl Ledger {
         turn.touch(Effect::Job(id));
         self.retire(turn, id, from, true);
         self.jobs.remove(&id);
-        self.take_back(turn, id, from, true);
+        self.take_back(turn, id, from, &Heir::Nobody);
         let waiting: Vec<Arc<Waiting>> = self.waiting_of(id).cloned().collect();
         for fire in waiting {
             self.end_waiting(turn, &fire, RunState::Skipped, Reason::Superseded, from);
         }
+        self.forget_if_gone(id);
         Reply::Done
     }
 
@@ -69,21 +70,24 @@ impl Ledger {
         self.owed.insert((job.id, job.revision), Arc::new(Owed { job: job.clone(), from, to, is_dropped }));
     }
 
-    /// Asks for unstarted runs of older revisions back whose instants lie after `from` (PROTOCOL B5). With `is_off` (paused or deleted)
-    /// retries too. Fires that still wait belong to nobody yet: they are taken back at once, and their instants decided anew.
-    fn take_back(&mut self, turn: &mut Turn, id: JobId, from: UnixMs, is_off: bool) {
+    /// Asks for unstarted runs of older revisions back whose instants lie after `from` and so belong to the heir (PROTOCOL B5); of a
+    /// deleted job all, of a paused one retries too. Fires that still wait belong to nobody yet: they are taken back at once, and
+    /// their instants decided anew.
+    fn take_back(&mut self, turn: &mut Turn, id: JobId, from: UnixMs, heir: &Heir) {
+        let is_on = matches!(heir, Heir::Revision(job) if job.spec.is_enabled);
         let runs: Vec<RunId> = self
             .open_runs_of(id)
             .filter(|run| match run.trigger {
+                _ if *heir == Heir::Nobody => true,
                 Trigger::Schedule | Trigger::CatchUp => run.scheduled_at > from,
-                Trigger::Retry => is_off && run.start_at > from,
+                Trigger::Retry => !is_on && run.start_at > from,
                 Trigger::Manual => false,
             })
             .map(|run| run.id)
             .collect();
         for run in runs {
             if let Some(run) = self.open.get_mut(&run) {
-                Arc::make_mut(run).is_revoking = true;
+                Arc::make_mut(run).heir = Some(heir.clone());
                 turn.touch(Effect::Run(run.id));
             }
         }

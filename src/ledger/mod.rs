@@ -25,4 +25,4 @@ mod state;
 pub use command::{Closing, Command, Decide, Effect, Fate, Fire, Reply, Skip, Then, WaitingFate};
 pub use entry::{EntryError, decode_entry, encode_entry};
 pub use snapshot::SnapshotError;
-pub use state::{Assignment, Ledger, OpenRun, Owed, Session, Waiting, WaitingKind};
+pub use state::{Assignment, Heir, Ledger, OpenRun, Owed, Session, Waiting, WaitingKind};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{ClusterId, Epoch, Job, JobId, Reason, Revision, Run, RunId, SessionId, Trigger, UnixMs};
 
-use super::state::{Assignment, Ledger, OpenRun, Owed, Session, Waiting, WaitingKind};
+use super::state::{Assignment, Heir, Ledger, OpenRun, Owed, Session, Waiting, WaitingKind};
 
 const SNAPSHOT_VERSION: u8 = 1;
 
@@ -52,7 +52,8 @@ struct OpenImage {
     assigned: Option<(SessionId, Epoch)>,
     epoch: Epoch,
     cancel: Option<Reason>,
-    is_revoking: bool,
+    /// The place of the revision, or none for nobody.
+    heir: Option<Option<u32>>,
 }
 
 /// Gives each revision its place in the image.
@@ -76,7 +77,7 @@ impl Ledger {
         let mut revisions = Revisions::default();
         let current = self.jobs.values().map(|job| revisions.place(job)).collect();
         let owed = self.owed.values().map(|owed| (revisions.place(&owed.job), owed.from, owed.to, owed.is_dropped)).collect();
-        let open = self.open.values().map(|run| open_image(run, revisions.place(&run.job))).collect();
+        let open = self.open.values().map(|run| open_image(run, &mut revisions)).collect();
         let waiting =
             self.waiting.values().map(|fire| (fire.id, revisions.place(&fire.job), fire.trigger, fire.scheduled_at, fire.kind)).collect();
         let image = Image {
@@ -130,8 +131,13 @@ impl Ledger {
         }
         for run in image.open {
             let job = revision(run.job)?;
+            let heir = match run.heir {
+                None => None,
+                Some(None) => Some(Heir::Nobody),
+                Some(Some(place)) => Some(Heir::Revision(revision(place)?)),
+            };
             ledger.open_of_job.insert((job.id, run.id));
-            ledger.open.insert(run.id, Arc::new(open_run(run, job)));
+            ledger.open.insert(run.id, Arc::new(open_run(run, job, heir)));
         }
         for (id, place, trigger, scheduled_at, kind) in image.waiting {
             let job = revision(place)?;
@@ -146,7 +152,8 @@ impl Ledger {
     }
 }
 
-fn open_image(run: &OpenRun, job: u32) -> OpenImage {
+fn open_image(run: &OpenRun, revisions: &mut Revisions) -> OpenImage {
+    let job = revisions.place(&run.job);
     OpenImage {
         id: run.id,
         job,
@@ -158,11 +165,14 @@ fn open_image(run: &OpenRun, job: u32) -> OpenImage {
         assigned: run.assigned.map(|assigned| (assigned.session, assigned.epoch)),
         epoch: run.epoch,
         cancel: run.cancel,
-        is_revoking: run.is_revoking,
+        heir: run.heir.as_ref().map(|heir| match heir {
+            Heir::Revision(job) => Some(revisions.place(job)),
+            Heir::Nobody => None,
+        }),
     }
 }
 
-fn open_run(image: OpenImage, job: Arc<Job>) -> OpenRun {
+fn open_run(image: OpenImage, job: Arc<Job>, heir: Option<Heir>) -> OpenRun {
     OpenRun {
         id: image.id,
         job,
@@ -174,6 +184,6 @@ fn open_run(image: OpenImage, job: Arc<Job>) -> OpenRun {
         assigned: image.assigned.map(|(session, epoch)| Assignment { session, epoch }),
         epoch: image.epoch,
         cancel: image.cancel,
-        is_revoking: image.is_revoking,
+        heir,
     }
 }

@@ -64,8 +64,26 @@ pub struct OpenRun {
     pub epoch: Epoch,
     /// Somebody wants it to end.
     pub cancel: Option<Reason>,
-    /// A newer revision of its job asks for it back, unless it has started (PROTOCOL B5).
-    pub is_revoking: bool,
+    /// Its instant belongs to somebody else by now, who asks for it back unless it has started (PROTOCOL B5).
+    pub heir: Option<Heir>,
+}
+
+/// To whom an instant belongs after an edit.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Heir {
+    /// The revision that was in effect at the instant; it may be a paused one, or one that doesn't fire then.
+    Revision(Arc<Job>),
+    /// The job is deleted.
+    Nobody,
+}
+
+impl Heir {
+    pub fn revision(&self) -> Option<Revision> {
+        match self {
+            Heir::Revision(job) => Some(job.revision),
+            Heir::Nobody => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -176,6 +194,12 @@ impl Ledger {
     pub fn is_decided(&self, job: JobId, at: UnixMs) -> bool {
         self.decided.contains(&(job, at))
             || self.skipped.range((job, at)..=(job, UnixMs(i64::MAX))).next().is_some_and(|(_, first)| *first <= at)
+    }
+
+    /// Whether any instant of a job in (after, to] has its fate, as far as the ledger remembers.
+    pub fn has_decided_between(&self, job: JobId, after: UnixMs, to: UnixMs) -> bool {
+        self.decided.range((job, after + 1)..=(job, to)).next().is_some()
+            || self.skipped.range((job, after + 1)..=(job, UnixMs(i64::MAX))).next().is_some_and(|(_, first)| *first <= to)
     }
 
     /// A run that is open, waiting or not yet recorded, as users read it: by the ledger alone, without what its worker knows.

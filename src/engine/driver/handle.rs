@@ -166,7 +166,7 @@ impl Engine for EngineHandle {
     }
 
     fn pending_revocations(&self, job: JobId) -> u32 {
-        self.inner.shared.ledger().open_runs_of(job).filter(|run| run.is_revoking && run.assigned.is_some()).count() as u32
+        self.inner.shared.ledger().open_runs_of(job).filter(|run| run.heir.is_some() && run.assigned.is_some()).count() as u32
     }
 
     async fn live_output(&self, run: RunId, from: u64, bytes_max: u32, wait: Duration) -> Result<Option<LiveOutput>, EngineError> {

@@ -340,7 +340,7 @@ impl Driver {
             .into_iter()
             .filter_map(|(id, epoch)| {
                 let run = self.ledger.open_run(id)?;
-                let then = if run.is_revoking { policy::after_revoke(&self.ledger, run, &mut fleet) } else { Then::Requeue };
+                let then = run.heir.as_ref().map_or(Then::Requeue, |heir| policy::after_revoke(run, heir, &mut fleet));
                 Some((id, epoch, then))
             })
             .collect();

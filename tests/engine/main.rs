@@ -1,0 +1,10 @@
+//! Ledger and engine with virtual time: transcripts (scripts/*, `UPDATE_GOLDENFILES=1` writes them anew: read the difference) and
+//! random histories that are compared with the schedules.
+
+#[path = "../support/random.rs"]
+mod support;
+
+mod formats;
+mod random;
+mod script;
+mod world;
