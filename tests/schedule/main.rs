@@ -1,6 +1,12 @@
 //! What a schedule promises, seen from outside: the fires of an expression in a zone, and the errors of a wrong one.
 
 mod cases;
+mod daylight;
+mod dialect;
+mod errors;
+mod every;
+mod oracle;
+mod random;
 
 use chrono_flow::model::UnixMs;
 use chrono_flow::schedule::{Schedule, ScheduleError};
