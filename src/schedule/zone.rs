@@ -27,8 +27,10 @@ const NEVER_S: i64 = LAST_S + 1000 * DAY_S;
 
 /// 2100-01-01T00:00:00Z: since then yearly rules alone apply (the last zone with a table of its own ends in 2087).
 const CYCLE_FROM_S: i64 = 4_102_444_800;
-const CYCLE_S: i64 = CYCLE_DAYS * DAY_S;
+pub(super) const CYCLE_S: i64 = CYCLE_DAYS * DAY_S;
 const CYCLE_TO_S: i64 = CYCLE_FROM_S + CYCLE_S;
+/// From here on everything about a stretch, its predecessor included, repeats after [`CYCLE_S`].
+pub(super) const REPEATS_FROM_S: i64 = CYCLE_FROM_S + 366 * DAY_S;
 
 /// No zone of the database has a longer name; a limit so that nothing else is looked up.
 const NAME_BYTES_MAX: usize = 64;

@@ -6,6 +6,7 @@ mod dialect;
 mod errors;
 mod every;
 mod oracle;
+mod properties;
 mod random;
 
 use chrono_flow::model::UnixMs;
