@@ -3,6 +3,7 @@
 mod cases;
 mod daylight;
 mod dialect;
+mod docs;
 mod errors;
 mod every;
 mod oracle;

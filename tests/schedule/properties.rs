@@ -191,7 +191,7 @@ fn counting_and_the_last_fires_agree_with_stepping_over_changes_of_the_clock() {
 /// Counting may be cut anywhere: the parts make the whole. So long spans, which can't be stepped, are held to short ones.
 #[test]
 fn counts_of_parts_add_up_over_the_whole_calendar() {
-    check(60, &(valid(), zone(), instant(), instant(), instant()), |(text, zone, a, b, c)| {
+    check(20, &(valid(), zone(), instant(), instant(), instant()), |(text, zone, a, b, c)| {
         let Ok(schedule) = Schedule::parse(&text, Some(&zone), 7, UnixMs(0)) else { return Ok(()) };
         let mut cuts = [a, b, c].map(UnixMs);
         cuts.sort_unstable();
