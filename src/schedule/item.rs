@@ -82,8 +82,7 @@ fn walk(from: u8, to: u8, step: u8, field: Field) -> u64 {
 
 /// The values of a range in order, Sunday being 0 in each; a wrapping range counts each day of the week once.
 fn span(from: u8, to: u8, field: Field) -> impl Iterator<Item = u8> {
-    // `5-7` needs no wrap, `FRI-SUN` does: both walk 5, 6, 0. A wrapping range that starts at 7 starts at Sunday, 0.
-    let from = if field == Field::DayOfWeek && from == 7 && to < 7 { 0 } else { from };
+    // `5-7` needs no wrap, `FRI-SUN` does: both walk 5, 6, 0.
     let length = if from <= to { to - from + 1 } else { to + field.count() - from + 1 };
     (0..length).map(move |n| field.min() + (from - field.min() + n) % field.count())
 }

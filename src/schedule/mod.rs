@@ -85,7 +85,8 @@ impl Schedule {
         }
     }
 
-    /// How many fires lie in `(after, to]`. Costs a look at each day of the span, or none for jobs of every day.
+    /// How many fires lie in `(after, to]`. Costs a look at each day of the span, up to some 1,200 years of them, and none for jobs
+    /// of every day.
     pub fn count_between(&self, after: UnixMs, to: UnixMs) -> u64 {
         match self.fires() {
             Fires::Clock(clock) => clock.count_between(second(after), second(to)),

@@ -8,7 +8,7 @@
 //! [`Stretch::first_reading`] (interval), or from there but not [seen](Stretch::seen) before (wall-clock). Instants are seconds.
 
 use super::step::Calendar;
-use super::zone::{FIRST_S, LAST_S, Stretch, Zone};
+use super::zone::{CYCLE_S, FIRST_S, LAST_S, REPEATS_FROM_S, Stretch, Zone};
 
 /// A matching set of readings on a zone's clock.
 pub(super) struct Clock<'a> {
@@ -61,6 +61,18 @@ impl Clock<'_> {
     /// How many fires lie after `after` and up to `to`.
     pub(super) fn count_between(&self, after: i64, to: i64) -> u64 {
         let (first, last) = (after.saturating_add(1).max(FIRST_S), to.min(LAST_S));
+        // Once only yearly rules apply, zone and calendar repeat together: whole cycles are counted once.
+        let from = first.max(REPEATS_FROM_S);
+        let cycles = (last - from + 1) / CYCLE_S;
+        if cycles < 2 {
+            return self.count_within(first, last);
+        }
+        self.count_within(first, from - 1)
+            + self.count_within(from, from + CYCLE_S - 1) * cycles.unsigned_abs()
+            + self.count_within(from + cycles * CYCLE_S, last)
+    }
+
+    fn count_within(&self, first: i64, last: i64) -> u64 {
         let mut count = 0;
         let mut at = first;
         while at <= last {
@@ -69,8 +81,8 @@ impl Clock<'_> {
             let until = last.min(stretch.end - 1) + stretch.offset;
             count += self.calendar.count_within(from, until);
             // The gap's fire may coincide with one of the stretch's own.
-            let opening = self.calendar.count_within(stretch.first_reading(), stretch.first_reading());
-            if stretch.start >= first && opening == 0 && self.has_fire_for_gap(&stretch) {
+            let opening = stretch.first_reading();
+            if stretch.start >= first && self.has_fire_for_gap(&stretch) && self.calendar.count_within(opening, opening) == 0 {
                 count += 1;
             }
             at = stretch.end;

@@ -27,8 +27,10 @@ const NEVER_S: i64 = LAST_S + 1000 * DAY_S;
 
 /// 2100-01-01T00:00:00Z: since then yearly rules alone apply (the last zone with a table of its own ends in 2087).
 const CYCLE_FROM_S: i64 = 4_102_444_800;
-const CYCLE_S: i64 = CYCLE_DAYS * DAY_S;
+pub(super) const CYCLE_S: i64 = CYCLE_DAYS * DAY_S;
 const CYCLE_TO_S: i64 = CYCLE_FROM_S + CYCLE_S;
+/// From here on everything about a stretch, its predecessor included, repeats after [`CYCLE_S`].
+pub(super) const REPEATS_FROM_S: i64 = CYCLE_FROM_S + 366 * DAY_S;
 
 /// No zone of the database has a longer name; a limit so that nothing else is looked up.
 const NAME_BYTES_MAX: usize = 64;
@@ -176,5 +178,82 @@ impl Zone {
 impl fmt::Debug for Zone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all_names() -> Vec<String> {
+        TimeZoneDatabase::bundled().available().map(|name| name.as_str().to_owned()).collect()
+    }
+
+    fn jiff_offset(name: &str, instant: i64) -> i64 {
+        let tz = TimeZoneDatabase::bundled().get(name).expect("listed");
+        i64::from(tz.to_offset(Timestamp::from_second(instant).expect("within the calendar")).seconds())
+    }
+
+    /// Instants over the whole calendar that hit every part of the 400-year cycle, with a step that is no whole number of days.
+    fn instants() -> impl Iterator<Item = i64> {
+        (FIRST_S..LAST_S).step_by(400 * 365 * 86_400 / 3 + 12_345_678).chain((-3_000_000_000..20_000_000_000).step_by(98_765_432))
+    }
+
+    #[test]
+    fn every_zone_has_the_offsets_of_the_bundled_database_at_all_times() {
+        for name in all_names() {
+            let Some(zone) = Zone::named(&name) else {
+                assert_eq!(name, "Etc/Unknown");
+                continue;
+            };
+            for instant in instants() {
+                assert_eq!(zone.stretch_at(instant).offset, jiff_offset(&name, instant), "{name} at {instant}");
+            }
+        }
+    }
+
+    #[test]
+    fn stretches_meet_without_hole_or_overlap_and_only_where_the_offset_changes() {
+        for name in ["Europe/Berlin", "Australia/Lord_Howe", "Africa/Casablanca", "America/Nuuk", "Pacific/Apia", "UTC"] {
+            let zone = Zone::named(name).expect("known");
+            // From before the first transition over the seam where the cycle begins anew, in 2500, to the end.
+            let mut stretch = zone.stretch_at(FIRST_S);
+            while stretch.end <= LAST_S {
+                let next = zone.stretch_at(stretch.end);
+                assert_eq!(next.start, stretch.end, "{name}");
+                assert_ne!(next.offset, stretch.offset, "{name} at {}", stretch.end);
+                assert_eq!(zone.stretch_at(next.start - 1), stretch, "{name}");
+                assert_eq!(jiff_offset(name, stretch.end), next.offset, "{name} at {}", stretch.end);
+                assert_eq!(jiff_offset(name, stretch.end - 1), stretch.offset, "{name} at {}", stretch.end);
+                stretch = next;
+            }
+        }
+    }
+
+    #[test]
+    fn nuuk_had_no_fold_in_october_2023() {
+        let zone = Zone::named("America/Nuuk").expect("known");
+        let stretch = zone.stretch_at(1_698_451_200); // 2023-10-28T00:00:00Z
+        assert!(stretch.end - stretch.start > 300 * DAY_S, "{stretch:?}");
+        assert!(stretch.seen <= stretch.first_reading(), "{stretch:?}");
+    }
+
+    #[test]
+    fn a_zone_is_shared_whatever_the_case_of_its_name_and_nothing_is_kept_for_unknown_names() {
+        let zone = Zone::named("Europe/Vienna").expect("known");
+        assert!(std::ptr::eq(zone, Zone::named("eUROPE/vienna").expect("known")));
+        assert_eq!(zone.name(), "Europe/Vienna");
+        for name in ["", "Mars/Olympus", "Etc/Unknown", "Local", "EST5EDT,M3.2.0,M11.1.0", "../../etc/passwd", &"x".repeat(1000)] {
+            assert!(Zone::named(name).is_none(), "{name}");
+            assert!(!ZONES.read().expect("no writer panics").contains_key(name));
+        }
+    }
+
+    #[test]
+    fn aliases_agree_and_utc_is_the_same_by_all_its_names() {
+        for (one, other) in [("Asia/Calcutta", "Asia/Kolkata"), ("UTC", "Etc/UTC"), ("utc", "Zulu")] {
+            assert!(Zone::named(one).expect("known").same_as(Zone::named(other).expect("known")), "{one} {other}");
+        }
+        assert!(!Zone::named("Europe/Berlin").expect("known").same_as(Zone::named("Europe/Paris").expect("known")));
     }
 }

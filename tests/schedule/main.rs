@@ -1,6 +1,14 @@
 //! What a schedule promises, seen from outside: the fires of an expression in a zone, and the errors of a wrong one.
 
 mod cases;
+mod daylight;
+mod dialect;
+mod docs;
+mod errors;
+mod every;
+mod oracle;
+mod properties;
+mod random;
 
 use chrono_flow::model::UnixMs;
 use chrono_flow::schedule::{Schedule, ScheduleError};
