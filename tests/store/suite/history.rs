@@ -52,7 +52,7 @@ pub async fn a_row_gives_way_only_to_a_greater_ledger_index<H: Harness>() {
     record(&*store, 9, &[at(RunState::Running)]).await;
     assert_eq!(store.run(run_id(1)).await.unwrap(), Some(at(RunState::Lost)));
     let corrected = Run { job_id: JobId(2), scheduled_at: NOON + 1, error: Some("late".into()), ..at(RunState::Failed) };
-    record(&*store, 11, &[corrected.clone()]).await;
+    record(&*store, 11, std::slice::from_ref(&corrected)).await;
     assert_eq!(store.run(run_id(1)).await.unwrap(), Some(corrected.clone()), "all of the row is replaced");
     for (state, rows) in [(RunState::Lost, vec![]), (RunState::Failed, vec![corrected])] {
         let filter = RunFilter { states: vec![state], ..RunFilter::default() };

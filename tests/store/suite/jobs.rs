@@ -194,7 +194,8 @@ pub async fn pages_of_jobs_are_complete_and_in_order<H: Harness>() {
 
 pub async fn filters_find_jobs_by_name_state_and_labels<H: Harness>() {
     let (_harness, store) = open_fresh::<H>().await;
-    let jobs: [(&str, bool, &[(&str, &str)]); 5] = [
+    type Labels = &'static [(&'static str, &'static str)];
+    let jobs: [(&str, bool, Labels); 5] = [
         ("Nightly Backup", true, &[("zone", "eu"), ("tier", "1")]),
         ("backup of 100%", false, &[("zone", "us")]),
         ("a_b", true, &[("zone", ""), ("quo\"te\\", "\0\u{1F552}")]),
