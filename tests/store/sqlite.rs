@@ -236,6 +236,23 @@ async fn a_row_that_the_database_refuses_is_set_aside_with_its_content() {
     assert_eq!(serde_json::from_str::<chrono_flow::model::Run>(&kept).unwrap(), run(13, JobId(13), NOON, RunState::Failed));
 }
 
+/// Also where it has written something before it failed, and others share its transaction.
+#[tokio::test]
+async fn a_write_that_fails_leaves_nothing_behind() {
+    let (harness, store) = open_fresh::<Sqlite>().await;
+    let trigger = "CREATE TRIGGER no BEFORE INSERT ON jobs WHEN new.name LIKE '%7' BEGIN SELECT RAISE(ABORT, 'not this one'); END";
+    harness.raw().execute_batch(trigger).unwrap();
+    let creates = (0..40).map(|number| {
+        let store = store.clone();
+        tokio::spawn(async move { (number, store.create_job(spec(&format!("job {number}")), NOON).await) })
+    });
+    for create in creates.collect::<Vec<_>>() {
+        let (number, outcome) = create.await.unwrap();
+        assert_eq!(outcome.is_err(), number % 10 == 7, "job {number}: {outcome:?}");
+    }
+    assert_eq!(store.change_seq().await, Ok(36), "a number that no job got is given again");
+}
+
 /// After some failures SQLite undoes the whole transaction, with the writes of others that shared it: none of them may be told that
 /// it is done.
 #[tokio::test]

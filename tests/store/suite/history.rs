@@ -93,6 +93,7 @@ pub async fn pages_of_history_neither_overlap_nor_leave_gaps<H: Harness>() {
             let Some(last) = page.last() else { break };
             after = Some(RunCursor { scheduled_at: last.scheduled_at, id: last.id });
             seen.extend(page);
+            assert!(seen.len() <= runs.len(), "in pages of {page_rows} it never ends");
         }
         assert_eq!(seen, runs, "in pages of {page_rows}");
     }

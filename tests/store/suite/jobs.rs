@@ -182,6 +182,7 @@ pub async fn pages_of_jobs_are_complete_and_in_order<H: Harness>() {
         let page = store.jobs(&JobFilter::default(), after, 2).await.unwrap();
         assert_eq!(page.total, 6);
         seen.extend(page.jobs.iter().map(|job| job.id.0));
+        assert!(seen.len() <= 6, "{seen:?}");
         after = page.jobs.last().map(|job| job.id);
         if !page.has_more {
             break;
