@@ -173,6 +173,9 @@ fn write_all(connection: &Connection, mut queue: mpsc::Receiver<Message>, commit
     while let Some(message) = queue.blocking_recv() {
         let mut group = Vec::new();
         gather(message, &mut queue, &mut group);
+        if group.is_empty() {
+            continue; // it was the word to stop
+        }
         let outcome =
             in_transaction(connection, "BEGIN IMMEDIATE", || group.iter_mut().try_for_each(|task| work_apart(connection, task.as_mut())));
         if outcome.is_ok() {
