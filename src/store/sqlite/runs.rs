@@ -228,6 +228,7 @@ fn uuid(bytes: &[u8]) -> Result<Uuid> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::open;
     use super::*;
 
     /// How SQLite goes about a query: one line a step.
@@ -253,6 +254,23 @@ mod tests {
                 assert_eq!(searches, if states.is_empty() { RunState::ALL.len() } else { states.len() }, "{plan:#?}");
                 assert!(!plan.iter().any(|step| step.starts_with("SCAN") || step.contains("TEMP B-TREE")), "{plan:#?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_list_is_planned_once_whatever_it_is_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.sqlite");
+        for connection in [open::writer(&path).unwrap(), open::reader(&path).unwrap()] {
+            let filter = RunFilter::default();
+            for limit in 0..5 {
+                let after = RunCursor { scheduled_at: UnixMs(i64::from(limit)), id: RunId(Uuid::nil()) };
+                list(&connection, &filter, Some(after), limit).unwrap();
+            }
+            let text = merged(sql!("run_list_of_state"), &[], "scheduled_at DESC, id DESC", 4);
+            let statement = connection.prepare_cached(&text).unwrap();
+            assert_eq!(statement.get_status(rusqlite::StatementStatus::Run), 5, "the same statement");
+            assert_eq!(statement.get_status(rusqlite::StatementStatus::RePrepare), 0);
         }
     }
 
