@@ -173,6 +173,9 @@ fn write_all(connection: &Connection, mut queue: mpsc::Receiver<Message>, commit
     while let Some(message) = queue.blocking_recv() {
         let mut group = Vec::new();
         gather(message, &mut queue, &mut group);
+        if group.is_empty() {
+            continue; // it was the word to stop
+        }
         let outcome =
             in_transaction(connection, "BEGIN IMMEDIATE", || group.iter_mut().try_for_each(|task| work_apart(connection, task.as_mut())));
         if outcome.is_ok() {
@@ -228,5 +231,69 @@ fn finish(connection: Connection) {
     }
     if let Err((_, error)) = connection.close() {
         log::warn!("the store's file was not closed in order; the next start makes up for it: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn numbers() -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE numbers (number INTEGER PRIMARY KEY)").unwrap();
+        connection
+    }
+
+    fn insert(connection: &Connection, number: usize) -> Result<()> {
+        Ok(connection.execute("INSERT INTO numbers VALUES (?1)", [number as i64]).map(drop)?)
+    }
+
+    #[tokio::test]
+    async fn writes_that_wait_together_share_a_commit_and_a_stop_lets_them_finish() {
+        let commits = Arc::new(AtomicUsize::new(0));
+        let counter = commits.clone();
+        let lane = Lane::writer(numbers(), move |_| {
+            counter.fetch_add(1, Ordering::SeqCst);
+        })
+        .unwrap();
+        let (open_gate, gate) = std::sync::mpsc::channel::<()>();
+        let (tell_started, started) = oneshot::channel();
+        let held = lane.call(1, move |_| {
+            tell_started.send(()).ok();
+            Ok(gate.recv().is_ok())
+        });
+        let held_back = async {
+            started.await.unwrap();
+            // Joined futures are begun in this order: all writes are queued before the gate opens.
+            let all = futures::future::join_all((0..20).map(|number| lane.call(1, move |connection| insert(connection, number))));
+            let open = async { open_gate.send(()).unwrap() };
+            let stop = async {
+                lane.stop().await;
+                lane.call(1, |_| Ok(())).await
+            };
+            futures::join!(all, open, stop)
+        };
+        let (held, (answers, (), late)) = futures::join!(held, held_back);
+        assert_eq!(held, Ok(true));
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+        assert!(matches!(late, Err(StoreError::Unavailable(_))));
+        assert_eq!(commits.load(Ordering::SeqCst), 2, "one of the write that held up the others, one of all these");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_fails_is_undone_alone() {
+        let lane = Lane::writer(numbers(), |_| ()).unwrap();
+        let writes = (0..20).map(|number| {
+            lane.call(1, move |connection| {
+                insert(connection, number)?;
+                if number % 5 == 3 { Err(StoreError::NoSuchJob) } else { Ok(()) }
+            })
+        });
+        let failed = futures::future::join_all(writes).await.iter().filter(|answer| **answer == Err(StoreError::NoSuchJob)).count();
+        let left =
+            lane.call(0, |connection| Ok(connection.query_row("SELECT count(*) FROM numbers", [], |row| row.get::<_, i64>(0))?)).await;
+        assert_eq!((failed, left), (4, Ok(16)));
     }
 }

@@ -225,3 +225,58 @@ fn read(row: &Row<'_>) -> Result<Run> {
 fn uuid(bytes: &[u8]) -> Result<Uuid> {
     Uuid::from_slice(bytes).map_err(|error| StoreError::Internal(format!("an id of a run can't be read: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::open;
+    use super::*;
+
+    /// How SQLite goes about a query: one line a step.
+    fn plan(text: &str, parameters: usize) -> Vec<String> {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(include_str!("../../../sql/sqlite/migrations/V1__jobs_and_history.sql")).unwrap();
+        let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {text}")).unwrap();
+        let nothing = rusqlite::params_from_iter(vec![rusqlite::types::Null; parameters]);
+        explain.query_map(nothing, |row| row.get(3)).unwrap().map(std::result::Result::unwrap).collect()
+    }
+
+    #[test]
+    fn no_list_of_runs_is_scanned_for_or_sorted() {
+        let rare = [RunState::Failed, RunState::Lost];
+        for states in [&[][..], &rare[..1], &rare] {
+            for (text, parameters) in [
+                (merged(sql!("run_list_of_state"), states, "scheduled_at DESC, id DESC", 4), 4),
+                (merged(sql!("run_list_of_job_and_state"), states, "scheduled_at DESC, id DESC", 4), 5),
+                (merged(sql!("run_oldest_of_state"), states, "scheduled_at, id", 1), 1),
+            ] {
+                let plan = plan(&text, parameters);
+                let searches = plan.iter().filter(|step| step.starts_with("SEARCH runs USING")).count();
+                assert_eq!(searches, if states.is_empty() { RunState::ALL.len() } else { states.len() }, "{plan:#?}");
+                assert!(!plan.iter().any(|step| step.starts_with("SCAN") || step.contains("TEMP B-TREE")), "{plan:#?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_is_planned_once_whatever_it_is_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.sqlite");
+        for connection in [open::writer(&path).unwrap(), open::reader(&path).unwrap()] {
+            let filter = RunFilter::default();
+            for limit in 0..5 {
+                let after = RunCursor { scheduled_at: UnixMs(i64::from(limit)), id: RunId(Uuid::nil()) };
+                list(&connection, &filter, Some(after), limit).unwrap();
+            }
+            let text = merged(sql!("run_list_of_state"), &[], "scheduled_at DESC, id DESC", 4);
+            let statement = connection.prepare_cached(&text).unwrap();
+            assert_eq!(statement.get_status(rusqlite::StatementStatus::Run), 5, "the same statement");
+            assert_eq!(statement.get_status(rusqlite::StatementStatus::RePrepare), 0);
+        }
+    }
+
+    #[test]
+    fn a_list_asks_for_each_state_once() {
+        let text = merged("@state", &[RunState::Lost, RunState::Failed, RunState::Lost], "x", 1);
+        assert_eq!(text, "'failed' UNION ALL 'lost' ORDER BY x LIMIT ?1");
+    }
+}
