@@ -167,10 +167,17 @@ impl Sim {
         let seed = self.random.next();
         let peer = self.peers.get_mut(&id).unwrap();
         let store = Uuid::from_u128(u128::from(self.lives));
-        let core = Core::open(peer.disk.clone(), peer.config.clone(), Recorder::default(), seed, store, self.now_ms);
-        peer.core = Some(core.unwrap_or_else(|error| panic!("node {id} does not start: {error}")));
+        let opened = Core::open(peer.disk.clone(), peer.config.clone(), Recorder::default(), seed, store, self.now_ms);
         peer.compared = 0;
         peer.failure = None;
+        match opened {
+            Ok(core) => peer.core = Some(core),
+            Err(_) if peer.disk.is_cut() => {
+                let loss = self.loss();
+                self.crash(id, loss);
+            }
+            Err(error) => panic!("node {id} does not start: {error}"),
+        }
     }
 
     /// kill -9 and a power cut in one.
@@ -180,6 +187,11 @@ impl Sim {
         peer.core = None;
         peer.inputs.clear();
         peer.works.clear();
+    }
+
+    /// A way to lose unsynced writes.
+    pub fn loss(&mut self) -> Loss {
+        if self.random.chance(50) { Loss::Everything } else { Loss::Some }
     }
 
     pub fn disk(&self, id: NodeId) -> &MemoryDisk {
@@ -221,6 +233,7 @@ impl Sim {
 
     pub fn heal(&mut self) {
         self.blocked.clear();
+        self.peers.values().for_each(|peer| peer.disk.no_cut());
         self.weather = Weather { delay_ms_max: 3, ..Weather::default() };
     }
 
@@ -347,13 +360,24 @@ impl Sim {
         }
         let mut yielded = Yield::default();
         let result = core.turn(now_ms, peer.inputs.drain(..), &mut yielded);
-        if let Err(failure) = result {
-            let _ = core.close(&mut yielded);
-            peer.failure = Some(failure);
-            peer.core = None;
+        match result {
+            Ok(()) => {
+                self.take(id, yielded);
+                self.compare(id);
+            }
+            // The power went in the middle of the turn; what had left the machine by then had left it.
+            Err(_) if peer.disk.is_cut() => {
+                self.take(id, yielded);
+                let loss = self.loss();
+                self.crash(id, loss);
+            }
+            Err(failure) => {
+                let _ = core.close(&mut yielded);
+                peer.failure = Some(failure);
+                peer.core = None;
+                self.take(id, yielded);
+            }
         }
-        self.take(id, yielded);
-        self.compare(id);
     }
 
     fn take(&mut self, id: NodeId, yielded: Yield) {
@@ -373,14 +397,16 @@ impl Sim {
         for (token, fate) in yielded.proposals {
             if let Ok(applied) = &fate {
                 self.acknowledged = self.acknowledged.max(applied.index);
-                assert_eq!(self.core(id).machine().shown, self.core(id).machine().history.len(), "answered before readers could see it");
+                if let Some(core) = &self.peers[&id].core {
+                    assert_eq!(core.machine().shown, core.machine().history.len(), "answered before readers could see it");
+                }
             }
             assert!(self.fates.insert(token, fate).is_none(), "a proposal was answered twice");
         }
         for (token, read) in yielded.reads {
             if let Ok(at) = &read {
                 assert!(at.index >= self.reads_asked[&token], "a read missed what was acknowledged before");
-                assert!(self.core(id).status().applied >= at.index, "a read was answered before it was applied");
+                assert!(self.peers[&id].core.as_ref().is_none_or(|core| core.status().applied >= at.index), "answered before it was applied");
             }
             assert!(self.reads.insert(token, read).is_none(), "a read was answered twice");
         }

@@ -1,7 +1,6 @@
 //! Three and five members under drops, duplicates, delays, cuts, pauses and crashes that lose unsynced writes: never unsafe, and well again
 //! once it is over.
 
-use crate::disk::Loss;
 use crate::random::{OnPanic, seeds};
 use crate::sim::{Sim, Weather};
 
@@ -34,7 +33,7 @@ fn storm(seed: u64) -> Sim {
 fn trouble(sim: &mut Sim) {
     let ids = sim.ids();
     let id = ids[sim.random.below(ids.len() as u64) as usize];
-    match sim.random.below(12) {
+    match sim.random.below(14) {
         0 => sim.weather = Weather { drop_percent: 20, duplicate_percent: 10, delay_ms_max: 60 },
         1 => sim.weather = Weather { drop_percent: 2, duplicate_percent: 30, delay_ms_max: 5 },
         2 => sim.isolate(id),
@@ -48,8 +47,12 @@ fn trouble(sim: &mut Sim) {
             sim.pause(id, ms);
         }
         6 if sim.is_up(id) => {
-            let loss = if sim.random.chance(50) { Loss::Everything } else { Loss::Some };
+            let loss = sim.loss();
             sim.crash(id, loss);
+        }
+        9 => {
+            let syncs = sim.random.below(6);
+            sim.disk(id).cut_after(syncs);
         }
         7 => {
             if let Some(leader) = sim.leader() {
