@@ -406,7 +406,10 @@ impl Sim {
         for (token, read) in yielded.reads {
             if let Ok(at) = &read {
                 assert!(at.index >= self.reads_asked[&token], "a read missed what was acknowledged before");
-                assert!(self.peers[&id].core.as_ref().is_none_or(|core| core.status().applied >= at.index), "answered before it was applied");
+                assert!(
+                    self.peers[&id].core.as_ref().is_none_or(|core| core.status().applied >= at.index),
+                    "answered before it was applied"
+                );
             }
             assert!(self.reads.insert(token, read).is_none(), "a read was answered twice");
         }
