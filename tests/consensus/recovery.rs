@@ -32,7 +32,7 @@ fn leader(disk: &MemoryDisk, seed: u64) -> MemoryCore {
 
 #[test]
 fn whatever_was_acknowledged_is_there_after_any_crash_once_and_in_order() {
-    for seed in seeds(25) {
+    for seed in seeds(30) {
         let _name_the_seed = OnPanic(seed);
         let mut sim = Sim::new(seed, 1);
         for _ in 0..30 {
@@ -57,7 +57,7 @@ fn whatever_was_acknowledged_is_there_after_any_crash_once_and_in_order() {
         sim.commit();
         sim.run(1_000);
         sim.check_promises();
-        assert!(sim.fates.values().filter(|fate| fate.is_ok()).count() > 50, "hardly anything was acknowledged");
+        assert!(sim.fates.values().filter(|fate| fate.is_ok()).count() > 10, "hardly anything was acknowledged");
     }
 }
 

@@ -89,11 +89,11 @@ fn calm(sim: &mut Sim) {
 #[test]
 fn no_storm_makes_members_disagree_or_loses_what_was_acknowledged() {
     let mut applied = 0;
-    for seed in seeds(12) {
+    for seed in seeds(25) {
         let sim = storm(seed);
         applied += sim.fates.values().filter(|fate| fate.is_ok()).count();
     }
-    assert!(applied > 300, "only {applied} proposals came through: the storms are too strong to test anything");
+    assert!(applied > 600, "only {applied} proposals came through: the storms are too strong to test anything");
 }
 
 #[test]

@@ -311,7 +311,8 @@ fn raft_config(config: &NodeConfig, applied: u64) -> Config {
         max_election_tick: 2 * ELECTION_TICKS,
         read_only_option: ReadOnlyOption::Safe,
         skip_bcast_commit: false,
-        batch_append: true,
+        // raft 0.7 batches entries into a waiting message without entries whose index doesn't fit them, and then counts as stored what is not.
+        batch_append: false,
         priority: 0,
         // The node's own limit comes first; this one only has to be above it, a message and a batch of bindings.
         max_uncommitted_size: 2 * (limits.pending_bytes_max as u64 + limits.message_bytes_max),
