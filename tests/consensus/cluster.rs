@@ -265,6 +265,24 @@ fn a_lone_founder_that_crashes_remembers_the_members_it_added() {
 }
 
 #[test]
+fn a_member_left_alone_by_a_removal_still_leads_after_a_crash() {
+    let mut sim = Sim::new(18, 2);
+    sim.commit();
+    sim.run(1_000);
+    let leader = sim.until_leader();
+    let gone = 3 - leader;
+    let token = sim.change(leader, vec![MemberChange::Remove { id: gone }]);
+    sim.until("an answer", |sim| sim.requests.contains_key(&token));
+    assert_eq!(sim.requests[&token], Ok(()));
+    sim.crash(gone, Loss::Everything);
+    sim.crash(leader, Loss::Everything);
+    sim.start(leader);
+    sim.until("leading alone", |sim| sim.leader() == Some(leader));
+    sim.commit();
+    sim.check_promises();
+}
+
+#[test]
 fn several_members_change_at_once_and_a_second_change_waits() {
     let mut sim = Sim::new(15, 3);
     sim.commit();
