@@ -333,7 +333,7 @@ fn a_member_that_comes_back_with_a_wiped_disk_is_told_so_and_stops() {
     sim.start(wiped);
     sim.until("the wiped member to stop", |sim| !sim.is_up(wiped));
     let failure = sim.failure(wiped).unwrap();
-    assert!(matches!(failure, Failure::Refused { .. } | Failure::RolledBack { .. }), "{failure}");
+    assert!(matches!(failure, Failure::RolledBack { .. }), "{failure}");
     assert!(failure.to_string().contains("emove this member"), "{failure}");
     sim.commit();
 
@@ -347,5 +347,33 @@ fn a_member_that_comes_back_with_a_wiped_disk_is_told_so_and_stops() {
     sim.disk(wiped).wipe();
     sim.add(config(wiped, &[]));
     sim.until_even();
+    sim.check_promises();
+}
+
+#[test]
+fn the_vote_of_a_wiped_disk_does_not_count() {
+    let mut sim = Sim::new(19, 3);
+    sim.commit();
+    sim.until_even();
+    sim.run(1_000);
+    let leader = sim.until_leader();
+    let (wiped, last) = match leader {
+        1 => (2, 3),
+        2 => (3, 1),
+        _ => (1, 2),
+    };
+    // Two of three are gone; what is left must not be taken for a majority.
+    sim.crash(leader, Loss::Everything);
+    sim.crash(wiped, Loss::Everything);
+    sim.disk(wiped).wipe();
+    sim.start(wiped);
+    sim.until("the wiped member to stop", |sim| !sim.is_up(wiped));
+    let failure = sim.failure(wiped).unwrap();
+    assert!(matches!(failure, Failure::Refused { by } if *by == last), "{failure}");
+    assert!(failure.to_string().contains("wiped or replaced"), "{failure}");
+    sim.run(5_000);
+    assert_ne!(sim.core(last).status().role, Role::Leader);
+    sim.start(leader);
+    sim.commit();
     sim.check_promises();
 }

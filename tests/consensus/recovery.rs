@@ -1,12 +1,14 @@
 //! One member, its disk, and the power.
 
 use chrono_flow::consensus::{Core, Failure, Input, StorageError};
+use protobuf::Message as _;
+use raft::eraftpb::{Message, MessageType};
 use uuid::Uuid;
 
 use crate::disk::{Loss, MemoryDisk};
 use crate::machine::Recorder;
 use crate::random::{OnPanic, Random, seeds};
-use crate::sim::{MemoryCore, Sim, Yield, config};
+use crate::sim::{CLUSTER, MemoryCore, Sim, Yield, config};
 
 fn open(disk: &MemoryDisk, seed: u64) -> Result<MemoryCore, Failure> {
     Core::open(disk.clone(), config(1, &[1]), Recorder::default(), seed, Uuid::from_u128(u128::from(seed)), 0)
@@ -141,6 +143,32 @@ fn a_snapshot_that_the_log_does_not_name_yet_is_a_left_over() {
     let core = leader(&disk, 2);
     assert_eq!(core.machine().history.len(), 30);
     assert_eq!(disk.snapshot_files().len(), 0);
+}
+
+/// The answer of member 1 to a candidate of term 5 that knows as much as a founder.
+fn vote(core: &mut MemoryCore, candidate: u64) -> Message {
+    let mut request = Message { to: 1, from: candidate, term: 5, index: 1, log_term: 1, ..Message::default() };
+    request.set_msg_type(MessageType::MsgRequestVote);
+    let header = [&[1, 1], CLUSTER.0.as_bytes().as_slice(), Uuid::from_u128(u128::from(candidate)).as_bytes()].concat();
+    let frame = [header, request.write_to_bytes().unwrap()].concat();
+    let yielded = turn(core, vec![Input::Frame(frame)]).unwrap();
+    let (to, frame, _) = yielded.frames.into_iter().next_back().expect("an answer");
+    assert_eq!(to, candidate);
+    Message::parse_from_bytes(&frame[34..]).unwrap()
+}
+
+#[test]
+fn a_vote_is_remembered_across_a_crash() {
+    let disk = MemoryDisk::default();
+    let open = || Core::open(disk.clone(), config(1, &[1, 2, 3]), Recorder::default(), 1, Uuid::from_u128(1), 0).unwrap();
+    let mut core = open();
+    let granted = vote(&mut core, 2);
+    assert!(granted.get_msg_type() == MessageType::MsgRequestVoteResponse && !granted.reject, "{granted:?}");
+    disk.crash(Loss::Everything, &mut Random(1));
+    drop(core);
+    let mut core = open();
+    assert!(vote(&mut core, 3).reject, "it had voted for node 2 in this term");
+    assert!(!vote(&mut core, 2).reject, "and says so again to who asks again");
 }
 
 #[test]

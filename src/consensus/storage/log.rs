@@ -287,3 +287,19 @@ fn encode_entry(entry: &Entry, record: &mut Vec<u8>) {
     let crc = crc32fast::hash(&record[CRC_BYTES..]);
     record[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_of_the_records_stands_still() {
+        let entry = Entry { index: 7, term: 2, data: b"do".as_slice().into(), context: b"c".as_slice().into(), ..Entry::default() };
+        let mut record = Vec::new();
+        encode_entry(&entry, &mut record);
+        assert_eq!(record[CRC_BYTES..], [0x10, 2, 0x18, 7, 0x22, 2, b'd', b'o', 0x32, 1, b'c']);
+        assert_eq!(record[..CRC_BYTES], crc32fast::hash(&record[CRC_BYTES..]).to_le_bytes());
+        let state = LogState { term: 5, vote: 1, commit: 300, base_index: 1, base_term: 1, snapshot: Some((9, 4)) };
+        assert_eq!(encode(&state), [5, 1, 0xAC, 2, 1, 1, 1, 9, 4]);
+    }
+}
