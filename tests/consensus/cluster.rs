@@ -265,6 +265,24 @@ fn a_lone_founder_that_crashes_remembers_the_members_it_added() {
 }
 
 #[test]
+fn a_member_left_alone_by_a_removal_still_leads_after_a_crash() {
+    let mut sim = Sim::new(18, 2);
+    sim.commit();
+    sim.run(1_000);
+    let leader = sim.until_leader();
+    let gone = 3 - leader;
+    let token = sim.change(leader, vec![MemberChange::Remove { id: gone }]);
+    sim.until("an answer", |sim| sim.requests.contains_key(&token));
+    assert_eq!(sim.requests[&token], Ok(()));
+    sim.crash(gone, Loss::Everything);
+    sim.crash(leader, Loss::Everything);
+    sim.start(leader);
+    sim.until("leading alone", |sim| sim.leader() == Some(leader));
+    sim.commit();
+    sim.check_promises();
+}
+
+#[test]
 fn several_members_change_at_once_and_a_second_change_waits() {
     let mut sim = Sim::new(15, 3);
     sim.commit();
@@ -315,7 +333,7 @@ fn a_member_that_comes_back_with_a_wiped_disk_is_told_so_and_stops() {
     sim.start(wiped);
     sim.until("the wiped member to stop", |sim| !sim.is_up(wiped));
     let failure = sim.failure(wiped).unwrap();
-    assert!(matches!(failure, Failure::Refused { .. } | Failure::RolledBack { .. }), "{failure}");
+    assert!(matches!(failure, Failure::RolledBack { .. }), "{failure}");
     assert!(failure.to_string().contains("emove this member"), "{failure}");
     sim.commit();
 
@@ -329,5 +347,33 @@ fn a_member_that_comes_back_with_a_wiped_disk_is_told_so_and_stops() {
     sim.disk(wiped).wipe();
     sim.add(config(wiped, &[]));
     sim.until_even();
+    sim.check_promises();
+}
+
+#[test]
+fn the_vote_of_a_wiped_disk_does_not_count() {
+    let mut sim = Sim::new(19, 3);
+    sim.commit();
+    sim.until_even();
+    sim.run(1_000);
+    let leader = sim.until_leader();
+    let (wiped, last) = match leader {
+        1 => (2, 3),
+        2 => (3, 1),
+        _ => (1, 2),
+    };
+    // Two of three are gone; what is left must not be taken for a majority.
+    sim.crash(leader, Loss::Everything);
+    sim.crash(wiped, Loss::Everything);
+    sim.disk(wiped).wipe();
+    sim.start(wiped);
+    sim.until("the wiped member to stop", |sim| !sim.is_up(wiped));
+    let failure = sim.failure(wiped).unwrap();
+    assert!(matches!(failure, Failure::Refused { by } if *by == last), "{failure}");
+    assert!(failure.to_string().contains("wiped or replaced"), "{failure}");
+    sim.run(5_000);
+    assert_ne!(sim.core(last).status().role, Role::Leader);
+    sim.start(leader);
+    sim.commit();
     sim.check_promises();
 }

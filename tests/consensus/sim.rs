@@ -1,6 +1,6 @@
 //! Members in virtual time on disks and a network in memory. Everything random comes from one seed, and after every turn it is checked that
 //! - two members never apply different entries at one index, and each applies every entry once, in order,
-//! - a term has one leader,
+//! - a term has one leader, and each member votes for one candidate in it, however often it crashes,
 //! - a proposal answered as applied is where it was said to be, one answered as surely not applied is nowhere,
 //! - a read sees everything that was acknowledged before it was asked.
 
@@ -12,12 +12,16 @@ use chrono_flow::consensus::{
     Token, Work,
 };
 use chrono_flow::model::{ClusterId, NodeId};
+use protobuf::Message as _;
+use raft::eraftpb::{Message, MessageType};
 use uuid::Uuid;
 
 use crate::disk::{Loss, MemoryDisk};
 use crate::machine::Recorder;
 use crate::random::Random;
 
+/// Version, kind, cluster and store come before the raft message.
+const FRAME_HEADER_BYTES: usize = 34;
 pub const CLUSTER: ClusterId = ClusterId(Uuid::from_u128(0xC1));
 
 /// What a turn brought forth.
@@ -36,6 +40,7 @@ impl Effects<usize> for Yield {
         self.frames.push((to, frame, is_snapshot));
     }
     fn proposed(&mut self, token: Token, result: Result<Applied<usize>, ProposeError>) {
+        assert!(result.is_err() || !self.statuses.is_empty(), "answered before readers could see it");
         self.proposals.push((token, result));
     }
     fn read(&mut self, token: Token, result: Result<ReadAt, ReadError>) {
@@ -104,6 +109,8 @@ pub struct Sim {
     /// What every member agrees on: index → (term, command).
     truth: BTreeMap<u64, (u64, Vec<u8>)>,
     leaders: BTreeMap<u64, NodeId>,
+    /// (voter, term) → candidate.
+    votes: BTreeMap<(NodeId, u64), NodeId>,
     /// Token → what became of the proposal whose command is the token.
     pub fates: BTreeMap<Token, Result<Applied<usize>, ProposeError>>,
     /// Reads under way: the highest index acknowledged when they were asked.
@@ -130,6 +137,7 @@ impl Sim {
             lives: 0,
             truth: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            votes: BTreeMap::new(),
             fates: BTreeMap::new(),
             reads_asked: BTreeMap::new(),
             reads: BTreeMap::new(),
@@ -167,10 +175,17 @@ impl Sim {
         let seed = self.random.next();
         let peer = self.peers.get_mut(&id).unwrap();
         let store = Uuid::from_u128(u128::from(self.lives));
-        let core = Core::open(peer.disk.clone(), peer.config.clone(), Recorder::default(), seed, store, self.now_ms);
-        peer.core = Some(core.unwrap_or_else(|error| panic!("node {id} does not start: {error}")));
+        let opened = Core::open(peer.disk.clone(), peer.config.clone(), Recorder::default(), seed, store, self.now_ms);
         peer.compared = 0;
         peer.failure = None;
+        match opened {
+            Ok(core) => peer.core = Some(core),
+            Err(_) if peer.disk.is_cut() => {
+                let loss = self.loss();
+                self.crash(id, loss);
+            }
+            Err(error) => panic!("node {id} does not start: {error}"),
+        }
     }
 
     /// kill -9 and a power cut in one.
@@ -180,6 +195,11 @@ impl Sim {
         peer.core = None;
         peer.inputs.clear();
         peer.works.clear();
+    }
+
+    /// A way to lose unsynced writes.
+    pub fn loss(&mut self) -> Loss {
+        if self.random.chance(50) { Loss::Everything } else { Loss::Some }
     }
 
     pub fn disk(&self, id: NodeId) -> &MemoryDisk {
@@ -221,6 +241,7 @@ impl Sim {
 
     pub fn heal(&mut self) {
         self.blocked.clear();
+        self.peers.values().for_each(|peer| peer.disk.no_cut());
         self.weather = Weather { delay_ms_max: 3, ..Weather::default() };
     }
 
@@ -347,13 +368,24 @@ impl Sim {
         }
         let mut yielded = Yield::default();
         let result = core.turn(now_ms, peer.inputs.drain(..), &mut yielded);
-        if let Err(failure) = result {
-            let _ = core.close(&mut yielded);
-            peer.failure = Some(failure);
-            peer.core = None;
+        match result {
+            Ok(()) => {
+                self.take(id, yielded);
+                self.compare(id);
+            }
+            // The power went in the middle of the turn; what had left the machine by then had left it.
+            Err(_) if peer.disk.is_cut() => {
+                self.take(id, yielded);
+                let loss = self.loss();
+                self.crash(id, loss);
+            }
+            Err(failure) => {
+                let _ = core.close(&mut yielded);
+                peer.failure = Some(failure);
+                peer.core = None;
+                self.take(id, yielded);
+            }
         }
-        self.take(id, yielded);
-        self.compare(id);
     }
 
     fn take(&mut self, id: NodeId, yielded: Yield) {
@@ -373,14 +405,16 @@ impl Sim {
         for (token, fate) in yielded.proposals {
             if let Ok(applied) = &fate {
                 self.acknowledged = self.acknowledged.max(applied.index);
-                assert_eq!(self.core(id).machine().shown, self.core(id).machine().history.len(), "answered before readers could see it");
             }
             assert!(self.fates.insert(token, fate).is_none(), "a proposal was answered twice");
         }
         for (token, read) in yielded.reads {
             if let Ok(at) = &read {
                 assert!(at.index >= self.reads_asked[&token], "a read missed what was acknowledged before");
-                assert!(self.core(id).status().applied >= at.index, "a read was answered before it was applied");
+                assert!(
+                    self.peers[&id].core.as_ref().is_none_or(|core| core.status().applied >= at.index),
+                    "answered before it was applied"
+                );
             }
             assert!(self.reads.insert(token, read).is_none(), "a read was answered twice");
         }
@@ -389,6 +423,7 @@ impl Sim {
 
     fn send(&mut self, from: NodeId, to: NodeId, frame: Vec<u8>, is_snapshot: bool) {
         self.snapshots_sent += u64::from(is_snapshot);
+        self.check_vote(from, &frame);
         let is_lost = self.blocked.contains(&(from, to)) || self.random.chance(self.weather.drop_percent);
         if is_lost || (is_snapshot && self.loses_snapshots) {
             return;
@@ -398,6 +433,17 @@ impl Sim {
             let due_ms = self.now_ms + self.random.below(self.weather.delay_ms_max + 1);
             self.network.push(Packet { due_ms, from, to, frame: frame.clone(), is_snapshot });
         }
+    }
+
+    fn check_vote(&mut self, from: NodeId, frame: &[u8]) {
+        let Ok(message) = Message::parse_from_bytes(&frame[FRAME_HEADER_BYTES..]) else { return };
+        let candidate = match message.get_msg_type() {
+            MessageType::MsgRequestVote => from,
+            MessageType::MsgRequestVoteResponse if !message.reject => message.to,
+            _ => return,
+        };
+        let before = *self.votes.entry((from, message.term)).or_insert(candidate);
+        assert_eq!(before, candidate, "node {from} voted twice in term {}", message.term);
     }
 
     /// What this member has applied since the last time is what everyone applies there.

@@ -1,11 +1,12 @@
 //! Three and five members under drops, duplicates, delays, cuts, pauses and crashes that lose unsynced writes: never unsafe, and well again
 //! once it is over.
 
-use crate::disk::Loss;
 use crate::random::{OnPanic, seeds};
 use crate::sim::{Sim, Weather};
 
 const ROUNDS: u64 = 60;
+/// 50: raft's batching of entries miscounted what followers have. 5369: a read that was passed on made its sender look like a wiped disk.
+const FOUND_SOMETHING: [u64; 2] = [50, 5369];
 
 fn storm(seed: u64) -> Sim {
     let _name_the_seed = OnPanic(seed);
@@ -34,7 +35,7 @@ fn storm(seed: u64) -> Sim {
 fn trouble(sim: &mut Sim) {
     let ids = sim.ids();
     let id = ids[sim.random.below(ids.len() as u64) as usize];
-    match sim.random.below(12) {
+    match sim.random.below(14) {
         0 => sim.weather = Weather { drop_percent: 20, duplicate_percent: 10, delay_ms_max: 60 },
         1 => sim.weather = Weather { drop_percent: 2, duplicate_percent: 30, delay_ms_max: 5 },
         2 => sim.isolate(id),
@@ -48,8 +49,12 @@ fn trouble(sim: &mut Sim) {
             sim.pause(id, ms);
         }
         6 if sim.is_up(id) => {
-            let loss = if sim.random.chance(50) { Loss::Everything } else { Loss::Some };
+            let loss = sim.loss();
             sim.crash(id, loss);
+        }
+        9 => {
+            let syncs = sim.random.below(6);
+            sim.disk(id).cut_after(syncs);
         }
         7 => {
             if let Some(leader) = sim.leader() {
@@ -86,11 +91,11 @@ fn calm(sim: &mut Sim) {
 #[test]
 fn no_storm_makes_members_disagree_or_loses_what_was_acknowledged() {
     let mut applied = 0;
-    for seed in seeds(12) {
+    for seed in seeds(25).into_iter().chain(FOUND_SOMETHING) {
         let sim = storm(seed);
         applied += sim.fates.values().filter(|fate| fate.is_ok()).count();
     }
-    assert!(applied > 300, "only {applied} proposals came through: the storms are too strong to test anything");
+    assert!(applied > 600, "only {applied} proposals came through: the storms are too strong to test anything");
 }
 
 #[test]

@@ -197,8 +197,7 @@ impl<S: StateMachine, D: Disk> Core<S, D> {
             Body::Refused { .. } => return Ok(()),
             Body::Raft(message) => message,
         };
-        // A proposal that was passed on could not be tracked; what is sent to another id is not for this node.
-        if message.to != identity.node_id || [0, identity.node_id].contains(&message.from) || message.msg_type == MessageType::MsgPropose {
+        if !self.is_for_me(&message) {
             return Ok(());
         }
         let known = self.membership.records().get(&message.from).and_then(|record| record.store);
@@ -222,6 +221,18 @@ impl<S: StateMachine, D: Disk> Core<S, D> {
             // Everything else is a message that came too late or from someone who left.
             _ => Ok(()),
         }
+    }
+
+    /// Not what is sent to another id; nor what a follower would pass on to the leader in the sender's name: proposals could not be tracked,
+    /// and a passed-on message would come from another directory than its sender's. Who asked asks again.
+    fn is_for_me(&self, message: &Message) -> bool {
+        let id = self.config.node_id;
+        let would_be_passed_on = match message.get_msg_type() {
+            MessageType::MsgPropose | MessageType::MsgTransferLeader => true,
+            MessageType::MsgReadIndex => !self.is_leader(),
+            _ => false,
+        };
+        message.to == id && ![0, id].contains(&message.from) && !would_be_passed_on
     }
 
     /// A leader that counts on entries that are not here: they were lost after they had been acknowledged.
@@ -311,7 +322,8 @@ fn raft_config(config: &NodeConfig, applied: u64) -> Config {
         max_election_tick: 2 * ELECTION_TICKS,
         read_only_option: ReadOnlyOption::Safe,
         skip_bcast_commit: false,
-        batch_append: true,
+        // raft 0.7 batches entries into a waiting message without entries whose index doesn't fit them, and then counts as stored what is not.
+        batch_append: false,
         priority: 0,
         // The node's own limit comes first; this one only has to be above it, a message and a batch of bindings.
         max_uncommitted_size: 2 * (limits.pending_bytes_max as u64 + limits.message_bytes_max),

@@ -70,3 +70,38 @@ pub fn decode(bytes: Vec<u8>) -> Option<Frame> {
     };
     Some(Frame { cluster, store, body })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDENTITY: Identity = Identity { cluster_id: ClusterId(Uuid::from_u128(1)), node_id: 2, store: Uuid::from_u128(3) };
+
+    #[test]
+    fn the_format_of_the_frames_stands_still() {
+        let header = |kind| [[1, kind].as_slice(), Uuid::from_u128(1).as_bytes(), Uuid::from_u128(3).as_bytes()].concat();
+        let refused = [header(2).as_slice(), &[2, 0, 0, 0, 0, 0, 0, 0], &[9, 0, 0, 0, 0, 0, 0, 0]].concat();
+        assert_eq!(encode_refused(&IDENTITY, 9), refused);
+        assert!(matches!(decode(refused), Some(Frame { body: Body::Refused { from: 2, to: 9 }, .. })));
+        let message = Message { to: 9, from: 2, term: 4, ..Message::default() };
+        let raft = [header(1).as_slice(), &[0x10, 9, 0x18, 2, 0x20, 4]].concat();
+        assert_eq!(encode_raft(&IDENTITY, &message), raft);
+        assert!(matches!(decode(raft), Some(Frame { body: Body::Raft(decoded), .. }) if *decoded == message));
+    }
+
+    #[test]
+    fn what_is_no_frame_is_dropped_without_a_panic() {
+        let whole = encode_refused(&IDENTITY, 9);
+        for length in 0..whole.len() {
+            assert!(decode(whole[..length].to_vec()).is_none(), "{length}");
+        }
+        for at in [0, 1] {
+            let mut other = whole.clone();
+            other[at] = 77;
+            assert!(decode(other).is_none());
+        }
+        let mut rubbish = encode_raft(&IDENTITY, &Message::default());
+        rubbish.extend_from_slice(&[0xFF; 20]);
+        assert!(decode(rubbish).is_none());
+    }
+}

@@ -126,8 +126,7 @@ impl<S: StateMachine, D: Disk> Core<S, D> {
         let change = ConfChangeV2::parse_from_carllerche_bytes(&entry.data).map_err(|_| Failure::NewerEntry { index: entry.index })?;
         let changes: Vec<MemberChange> =
             if change.context.is_empty() { Vec::new() } else { postcard::from_bytes(&change.context).map_err(newer)? };
-        // Whoever votes or counts votes by a configuration must still know it after a crash, and a commit index alone isn't synced: a lone
-        // founder that forgot the members it had added would elect itself against them.
+        // A commit index alone isn't synced; but after a crash nobody may need the vote of a member that was removed and is gone.
         self.raw.mut_store().persist_commit(entry.index)?;
         let result = match self.raw.apply_conf_change(&change) {
             Ok(conf) => {

@@ -9,12 +9,17 @@ use std::path::{Path, PathBuf};
 pub const LOG_FILE: &str = "log.redb";
 /// Files that a crash may have left half written end so; they are removed at the next start.
 pub const TEMPORARY_SUFFIX: &str = ".tmp";
+const NEW_LOG_FILE: &str = "log.redb.tmp";
 
 /// One directory of one node.
 pub trait Disk: Clone + Send + Sync + 'static {
     type Log: redb::StorageBackend;
-    /// The log's file, created empty if it is missing (durably, once something in it was synced).
+    /// The log's file, which must be there.
     fn open_log(&self) -> io::Result<Self::Log>;
+    /// A new, empty log under a temporary name. It takes the real one with `adopt_log`, so that a founding cut short leaves no half a log.
+    fn create_log(&self) -> io::Result<Self::Log>;
+    /// Gives a log from `create_log` that is written and closed its name, durably.
+    fn adopt_log(&self) -> io::Result<()>;
     /// The names of all files.
     fn list(&self) -> io::Result<Vec<String>>;
     /// The length of a file in bytes; `None` if there is none.
@@ -50,13 +55,20 @@ impl Disk for Directory {
     type Log = redb::backends::FileBackend;
 
     fn open_log(&self) -> io::Result<Self::Log> {
-        let path = self.path(LOG_FILE);
-        let is_new = !path.exists();
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        if is_new {
-            sync_directory(&self.dir)?;
-        }
+        let file = OpenOptions::new().read(true).write(true).open(self.path(LOG_FILE))?;
         redb::backends::FileBackend::new(file).map_err(|error| io::Error::other(error.to_string()))
+    }
+
+    fn create_log(&self) -> io::Result<Self::Log> {
+        let path = self.path(NEW_LOG_FILE);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        redb::backends::FileBackend::new(file).map_err(|error| io::Error::other(error.to_string()))
+    }
+
+    fn adopt_log(&self) -> io::Result<()> {
+        File::open(self.path(NEW_LOG_FILE))?.sync_all()?;
+        std::fs::rename(self.path(NEW_LOG_FILE), self.path(LOG_FILE))?;
+        sync_directory(&self.dir)
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

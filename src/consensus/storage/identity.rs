@@ -60,3 +60,17 @@ impl Identity {
         (identity.to_text() == text).then_some(identity)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_of_the_identity_stands_still() {
+        let identity = Identity { cluster_id: ClusterId(Uuid::from_u128(1)), node_id: 2, store: Uuid::from_u128(3) };
+        let golden = "chrono-flow consensus directory, format 1\ncluster 00000000-0000-0000-0000-000000000001\nnode 2\n\
+                      store 00000000-0000-0000-0000-000000000003\ncrc32 a33df6fa\n";
+        assert_eq!(identity.to_text(), golden);
+        assert_eq!(Identity::from_text(golden), Some(identity));
+    }
+}

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, HardState};
-use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, TableError};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend, Table, TableDefinition};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -28,7 +28,6 @@ const KEY_FOUNDING: &str = "founding";
 const KEY_STATE: &str = "state";
 const MAGIC: &[u8; 8] = b"CHRFLOG\0";
 const CRC_BYTES: usize = 4;
-const REGION_OPEN: &str = "open it";
 
 /// Everything beside the entries that changes with them, in one value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -81,37 +80,30 @@ pub struct Opened {
 }
 
 impl Log {
-    /// Opens the file, and verifies all of it. `None` stands for a file without content: a founding that was cut short.
-    pub fn open<D: Disk>(disk: &D, cache_bytes: usize) -> Result<Result<Opened, Log>, StorageError> {
+    /// Opens the file, and verifies all of it.
+    pub fn open<D: Disk>(disk: &D, cache_bytes: usize) -> Result<Opened, StorageError> {
         let path = disk.path(LOG_FILE);
-        let backend = disk.open_log().map_err(|e| StorageError::io(&path, REGION_OPEN, e))?;
-        let mut builder = Database::builder();
-        builder.set_cache_size(cache_bytes).set_check_integrity_on_open(true);
-        let database = builder.create_with_backend(backend).map_err(|e| StorageError::redb(&path, REGION_OPEN, e))?;
-        let mut log = Log { database: Some(database), path };
-        match log.read_all()? {
-            None => Ok(Err(log)),
-            Some((identity, founding, state, entries)) => Ok(Ok(Opened { log, identity, founding, state, entries })),
-        }
+        let backend = disk.open_log().map_err(|e| StorageError::io(&path, "open it", e))?;
+        let log = Log::on(backend, path, cache_bytes)?;
+        let read = log.database()?.begin_read().map_err(|e| log.error("read it", e))?;
+        let meta = read.open_table(META).map_err(|e| log.error("read it", e))?;
+        log.check_magic(get(&meta, KEY_MAGIC, &log.path)?.as_deref())?;
+        let identity: IdentityRecord = log.decode(get(&meta, KEY_IDENTITY, &log.path)?, KEY_IDENTITY)?;
+        let founding: Membership = log.decode(get(&meta, KEY_FOUNDING, &log.path)?, KEY_FOUNDING)?;
+        let state: LogState = log.decode(get(&meta, KEY_STATE, &log.path)?, KEY_STATE)?;
+        let table = read.open_table(ENTRIES).map_err(|e| log.error("read it", e))?;
+        let count = table.len().map_err(|e| log.error("read it", e))?;
+        let entries = log.read_range(&table, state.base_index + 1..state.base_index.saturating_add(count) + 1)?;
+        log.check_entries(&state, count, &entries)?;
+        let identity = Identity { cluster_id: ClusterId(identity.cluster), node_id: identity.node, store: identity.store };
+        Ok(Opened { log, identity, founding, state, entries })
     }
 
-    #[allow(clippy::type_complexity)]
-    fn read_all(&mut self) -> Result<Option<(Identity, Membership, LogState, Vec<Entry>)>, StorageError> {
-        let read = self.database()?.begin_read().map_err(|e| self.error("read it", e))?;
-        let meta = match read.open_table(META) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
-            other => other.map_err(|e| self.error("read it", e))?,
-        };
-        self.check_magic(get(&meta, KEY_MAGIC, &self.path)?.as_deref())?;
-        let identity: IdentityRecord = self.decode(get(&meta, KEY_IDENTITY, &self.path)?, KEY_IDENTITY)?;
-        let founding: Membership = self.decode(get(&meta, KEY_FOUNDING, &self.path)?, KEY_FOUNDING)?;
-        let state: LogState = self.decode(get(&meta, KEY_STATE, &self.path)?, KEY_STATE)?;
-        let table = read.open_table(ENTRIES).map_err(|e| self.error("read it", e))?;
-        let count = table.len().map_err(|e| self.error("read it", e))?;
-        let entries = self.read_range(&table, state.base_index + 1..state.base_index.saturating_add(count) + 1)?;
-        self.check_entries(&state, count, &entries)?;
-        let identity = Identity { cluster_id: ClusterId(identity.cluster), node_id: identity.node, store: identity.store };
-        Ok(Some((identity, founding, state, entries)))
+    fn on(backend: impl StorageBackend, path: PathBuf, cache_bytes: usize) -> Result<Log, StorageError> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(cache_bytes).set_check_integrity_on_open(true);
+        let database = builder.create_with_backend(backend).map_err(|e| StorageError::redb(&path, "open it", e))?;
+        Ok(Log { database: Some(database), path })
     }
 
     fn check_magic(&self, magic: Option<&[u8]>) -> Result<(), StorageError> {
@@ -144,18 +136,29 @@ impl Log {
         Ok(())
     }
 
-    /// Gives an empty file its first content.
-    pub fn found(&self, identity: &Identity, founding: &Membership, state: &LogState) -> Result<(), StorageError> {
+    /// Makes a log with its first content. It is there as a whole, or not at all.
+    pub fn found<D: Disk>(
+        disk: &D,
+        cache_bytes: usize,
+        identity: &Identity,
+        founding: &Membership,
+        state: &LogState,
+    ) -> Result<(), StorageError> {
+        let path = disk.path(LOG_FILE);
+        let backend = disk.create_log().map_err(|e| StorageError::io(&path, "create it", e))?;
+        let mut log = Log::on(backend, path.clone(), cache_bytes)?;
         let mut magic = MAGIC.to_vec();
         magic.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         let record = IdentityRecord { cluster: identity.cluster_id.0, node: identity.node_id, store: identity.store };
-        self.commit(|meta, _| {
+        log.commit(|meta, _| {
             meta.insert(KEY_MAGIC, magic.as_slice())?;
             meta.insert(KEY_IDENTITY, encode(&record).as_slice())?;
             meta.insert(KEY_FOUNDING, encode(founding).as_slice())?;
             meta.insert(KEY_STATE, encode(state).as_slice())?;
             Ok(())
-        })
+        })?;
+        log.close()?;
+        disk.adopt_log().map_err(|e| StorageError::io(&path, "create it", e))
     }
 
     /// Writes `entries`, takes out what follows them up to `last_index` (a conflicting tail), and the state. One fsync.
@@ -283,4 +286,20 @@ fn encode_entry(entry: &Entry, record: &mut Vec<u8>) {
     entry.write_to_vec(record).expect("protobuf writes any entry into memory");
     let crc = crc32fast::hash(&record[CRC_BYTES..]);
     record[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_of_the_records_stands_still() {
+        let entry = Entry { index: 7, term: 2, data: b"do".as_slice().into(), context: b"c".as_slice().into(), ..Entry::default() };
+        let mut record = Vec::new();
+        encode_entry(&entry, &mut record);
+        assert_eq!(record[CRC_BYTES..], [0x10, 2, 0x18, 7, 0x22, 2, b'd', b'o', 0x32, 1, b'c']);
+        assert_eq!(record[..CRC_BYTES], crc32fast::hash(&record[CRC_BYTES..]).to_le_bytes());
+        let state = LogState { term: 5, vote: 1, commit: 300, base_index: 1, base_term: 1, snapshot: Some((9, 4)) };
+        assert_eq!(encode(&state), [5, 1, 0xAC, 2, 1, 1, 1, 9, 4]);
+    }
 }

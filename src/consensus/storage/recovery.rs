@@ -33,38 +33,27 @@ pub(crate) fn describe(disk: &impl Disk, cache_bytes: usize) -> Result<Option<Id
     if let Some(identity) = Identity::read(disk)? {
         return Ok(Some(identity));
     }
-    if log_bytes(disk)? == 0 {
+    if !has_log(disk)? {
         return Ok(None);
     }
-    match Log::open(disk, cache_bytes)? {
-        Ok(Opened { mut log, identity, .. }) => log.close().map(|()| Some(identity)),
-        Err(mut empty) => empty.close().map(|()| None),
-    }
+    let Opened { mut log, identity, .. } = Log::open(disk, cache_bytes)?;
+    log.close().map(|()| Some(identity))
 }
 
 /// Opens the directory, or founds it with a new `store` id if it is empty.
 pub(crate) fn open<D: Disk>(disk: D, config: &NodeConfig, store: Uuid) -> Result<Recovered<D>, StorageError> {
-    let names = list(&disk)?;
-    for name in names.iter().filter(|name| name.ends_with(TEMPORARY_SUFFIX)) {
-        remove(&disk, name)?;
-    }
-    let has_snapshot = names.iter().any(|name| Mark::is_file_name(name) && !name.ends_with(TEMPORARY_SUFFIX));
     let known = Identity::read(&disk)?;
     if let Some(known) = &known {
         check_identity(&disk, IDENTITY_FILE, known, config)?;
     }
-    let founded_before = known.is_some() || has_snapshot;
-    if founded_before && log_bytes(&disk)? == 0 {
-        let problem = "the log is missing or empty, although the directory was in use";
-        return Err(StorageError::damaged(&disk.path(LOG_FILE), problem));
-    }
-    let opened = match Log::open(&disk, config.limits.redb_cache_bytes)? {
-        Ok(opened) => opened,
-        Err(_) if founded_before => {
-            return Err(StorageError::damaged(&disk.path(LOG_FILE), "the log has no content, although the directory was in use"));
+    if !has_log(&disk)? {
+        let has_snapshot = list(&disk)?.iter().any(|name| Mark::is_file_name(name) && !name.ends_with(TEMPORARY_SUFFIX));
+        if known.is_some() || has_snapshot {
+            return Err(StorageError::damaged(&disk.path(LOG_FILE), "the log is missing, although the directory was in use"));
         }
-        Err(log) => found(log, config, store)?,
-    };
+        found(&disk, config, store)?;
+    }
+    let opened = Log::open(&disk, config.limits.redb_cache_bytes)?;
     check_identity(&disk, LOG_FILE, &opened.identity, config)?;
     match known {
         None => opened.identity.write(&disk)?,
@@ -76,14 +65,13 @@ pub(crate) fn open<D: Disk>(disk: D, config: &NodeConfig, store: Uuid) -> Result
     assemble(disk, config, opened)
 }
 
-fn found(log: Log, config: &NodeConfig, store: Uuid) -> Result<Opened, StorageError> {
+fn found(disk: &impl Disk, config: &NodeConfig, store: Uuid) -> Result<(), StorageError> {
     let identity = Identity { cluster_id: config.cluster_id, node_id: config.node_id, store };
     let is_founder = config.seed_members.contains_key(&config.node_id);
     let founding = if is_founder { Membership::founding(&config.seed_members) } else { Membership::default() };
     let base = if is_founder { FOUNDING } else { Mark { index: 0, term: 0 } };
     let state = LogState { term: base.term, vote: 0, commit: base.index, base_index: base.index, base_term: base.term, snapshot: None };
-    log.found(&identity, &founding, &state)?;
-    Ok(Opened { log, identity, founding, state, entries: Vec::new() })
+    Log::found(disk, config.limits.redb_cache_bytes, &identity, &founding, &state)
 }
 
 fn assemble<D: Disk>(disk: D, config: &NodeConfig, opened: Opened) -> Result<Recovered<D>, StorageError> {
@@ -114,7 +102,8 @@ fn assemble<D: Disk>(disk: D, config: &NodeConfig, opened: Opened) -> Result<Rec
     // A commit index may lag behind on disk, for it needs no fsync of its own; what a snapshot holds was committed.
     state.commit = state.commit.max(applied.index);
     let keep = state.snapshot().map(Mark::file_name);
-    for name in list(&disk)?.iter().filter(|name| Mark::is_file_name(name) && Some(*name) != keep.as_ref()) {
+    let is_left_over = |name: &&String| name.ends_with(TEMPORARY_SUFFIX) || (Mark::is_file_name(name) && Some(*name) != keep.as_ref());
+    for name in list(&disk)?.iter().filter(is_left_over) {
         remove(&disk, name)?;
     }
     let membership = image.as_ref().map_or(founding, |image| image.membership.clone());
@@ -147,9 +136,13 @@ fn check_identity(disk: &impl Disk, name: &str, found: &Identity, config: &NodeC
     Ok(())
 }
 
-fn log_bytes(disk: &impl Disk) -> Result<u64, StorageError> {
+fn has_log(disk: &impl Disk) -> Result<bool, StorageError> {
     let length = disk.len(LOG_FILE).map_err(|e| StorageError::io(&disk.path(LOG_FILE), "look at it", e))?;
-    Ok(length.unwrap_or(0))
+    match length {
+        // redb would take an empty file for a new one.
+        Some(0) => Err(StorageError::damaged(&disk.path(LOG_FILE), "the log is empty, although the directory was in use")),
+        length => Ok(length.is_some()),
+    }
 }
 
 fn list(disk: &impl Disk) -> Result<Vec<String>, StorageError> {

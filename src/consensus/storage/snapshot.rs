@@ -164,3 +164,35 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn the_format_of_a_snapshot_stands_still() {
+        let membership = Membership::founding(&BTreeMap::from([(1, "a:1".to_owned())]));
+        let mark = Mark { index: 258, term: 3 };
+        let bytes = Image::encode(ClusterId(Uuid::from_u128(1)), mark, &membership, b"body");
+        let golden = [
+            b"CHRFSNAP".as_slice(),
+            &[1, 0, 0, 0],
+            &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+            &[2, 1, 0, 0, 0, 0, 0, 0],
+            &[3, 0, 0, 0, 0, 0, 0, 0],
+            &[13, 0, 0, 0],
+            &[4, 0, 0, 0, 0, 0, 0, 0],
+            // voters [1] · no learners · none outgoing · none to become learners · no auto leave · one record: 1, "a:1", store unknown
+            &[1, 1, 0, 0, 0, 0, 1, 1, 3, b'a', b':', b'1', 0],
+            b"body",
+            &[0x0A, 0xFA, 0x3F, 0x5D],
+        ]
+        .concat();
+        assert_eq!(bytes, golden);
+        let image = Image::decode(ClusterId(Uuid::from_u128(1)), golden.into()).unwrap();
+        assert_eq!((image.mark, image.body(), &image.membership), (mark, b"body".as_slice(), &membership));
+        assert_eq!(mark.file_name(), "snapshot-00000000000000000003-00000000000000000258");
+    }
+}
