@@ -12,7 +12,9 @@ pub fn parse_object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
     match serde_json::from_slice::<Strict>(body) {
         Ok(Strict(Value::Object(object))) => Ok(object),
         Ok(Strict(other)) => Err(Problem::malformed(format!("the body must be a JSON object, not {}", kind(&other)))),
-        Err(error) => Err(Problem::malformed(format!("the body is no JSON: {error}")).with("line", error.line()).with("column", error.column())),
+        Err(error) => {
+            Err(Problem::malformed(format!("the body is no JSON: {error}")).with("line", error.line()).with("column", error.column()))
+        }
     }
 }
 
@@ -128,7 +130,9 @@ mod tests {
         assert_eq!((problem.status.as_u16(), problem.code), (400, "malformed"));
         assert_eq!((problem.member("line"), problem.member("column")), (Some(&json!(2)), Some(&json!(11))));
         let deep = [b"[".repeat(100_000), b"]".repeat(100_000)].concat();
-        for bad in [&b""[..], b"[]", b"null", b"{\"a\":1}x", b"{\"a\":\"\xff\"}", b"\xef\xbb\xbf{}", b"{\"a\":NaN}", b"{\"a\":1e999}", &deep] {
+        for bad in
+            [&b""[..], b"[]", b"null", b"{\"a\":1}x", b"{\"a\":\"\xff\"}", b"\xef\xbb\xbf{}", b"{\"a\":NaN}", b"{\"a\":1e999}", &deep]
+        {
             assert_eq!(parse_object(bad).unwrap_err().code, "malformed");
         }
     }

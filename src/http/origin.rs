@@ -54,7 +54,16 @@ mod tests {
     #[test]
     fn a_loopback_server_answers_to_this_machines_names_only() {
         let allowed = ["Build.Example".to_owned()];
-        for own in ["localhost:8080", "LOCALHOST", "localhost.", "app.localhost:1", "127.0.0.1:8080", "[::1]:8080", "192.168.1.7", "build.example:80"] {
+        for own in [
+            "localhost:8080",
+            "LOCALHOST",
+            "localhost.",
+            "app.localhost:1",
+            "127.0.0.1:8080",
+            "[::1]:8080",
+            "192.168.1.7",
+            "build.example:80",
+        ] {
             assert_eq!(check_host(Some(&host(own)), &allowed), Ok(()), "{own}");
         }
         for other in ["evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "xlocalhost"] {

@@ -85,8 +85,11 @@ impl Problem {
 
     /// A method that the path does not have; `allowed` is the list for the `Allow` header.
     pub fn method_not_allowed(method: &str, allowed: &str) -> Problem {
-        let mut problem =
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("{method} is not possible here; allowed: {allowed}"));
+        let mut problem = Problem::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            format!("{method} is not possible here; allowed: {allowed}"),
+        );
         if let Ok(value) = HeaderValue::from_str(allowed) {
             problem.headers.push((ALLOW, value));
         }

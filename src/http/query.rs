@@ -86,12 +86,8 @@ pub fn not_allowed(name: &str, found: &str, allowed: &str) -> Problem {
 fn unknown(name: &str, allowed: &[&str]) -> Problem {
     let shown: String = name.chars().take(64).collect();
     let known = if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
-    Problem::new(
-        hyper::StatusCode::BAD_REQUEST,
-        "unknown_parameter",
-        format!("the parameter `{shown}` is not known here; known: {known}"),
-    )
-    .with("parameter", shown)
+    Problem::new(hyper::StatusCode::BAD_REQUEST, "unknown_parameter", format!("the parameter `{shown}` is not known here; known: {known}"))
+        .with("parameter", shown)
 }
 
 /// Percent-decodes; none if that is not UTF-8 or an escape is broken.

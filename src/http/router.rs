@@ -11,9 +11,9 @@ use std::time::Instant;
 use bytes::{Buf, Bytes};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
+use hyper::Method;
 use hyper::StatusCode;
 use hyper::header::{ALLOW, HeaderMap};
-use hyper::Method;
 use log::{debug, warn};
 use warp::host::Authority;
 use warp::reply::Response;
@@ -262,7 +262,11 @@ mod tests {
     #[test]
     fn no_route_stands_twice() {
         for (index, route) in ROUTES.iter().enumerate() {
-            assert!(!ROUTES[..index].iter().any(|other| (other.method, other.pattern) == (route.method, route.pattern)), "{}", route.pattern);
+            assert!(
+                !ROUTES[..index].iter().any(|other| (other.method, other.pattern) == (route.method, route.pattern)),
+                "{}",
+                route.pattern
+            );
         }
     }
 }
