@@ -38,7 +38,7 @@ const ACCEPT_PAUSE_MS: u64 = 100;
 /// Connections beyond the limit that are told so at once; those beyond that are just closed.
 const REFUSALS_MAX: usize = 64;
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\n\
-content-length: 138\r\n\r\n{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"too many connections are open\",\"code\":\"too_many_connections\"}";
+content-length: 136\r\n\r\n{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"too many connections are open\",\"code\":\"too_many_connections\"}";
 
 /// A listening server that does not serve yet.
 pub struct Server {
