@@ -17,7 +17,7 @@ use crate::model::{ClusterId, Job, JobId, JobSpec, OutputPart, Revision, Run, Ru
 pub mod sqlite;
 
 /// Why a store did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("there is no such job")]
     NoSuchJob,
@@ -26,7 +26,7 @@ pub enum StoreError {
     /// The caller's revision is not the current one.
     #[error("the job is at revision {current}")]
     Stale { current: Revision },
-    /// The store can't be reached or can't write now; trying again later may help.
+    /// The store can't be reached or can't write now; trying again later may help. Whether a write was done may be unknown.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
     /// The store belongs to another cluster, or was made by a newer version; nothing was changed.
@@ -64,7 +64,7 @@ pub enum ChangeKind {
 
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct JobFilter {
-    /// Text that the name contains, whatever its case.
+    /// Text that the name contains, whatever the case of ASCII letters.
     pub name: Option<String>,
     pub is_enabled: Option<bool>,
     /// Each pair must be among the job's labels; a value of none asks for the label alone.
@@ -98,7 +98,7 @@ pub struct RunCursor {
     pub id: RunId,
 }
 
-/// A row of history to be written.
+/// A row of history to be written. Of a run that has a row already, a greater `ledger_index` replaces all of it, any other is passed over.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RunRecord {
     /// The ledger index that it comes from (PROTOCOL F1).
@@ -107,7 +107,7 @@ pub struct RunRecord {
 }
 
 /// A page of a run's output to be written: consecutive parts, at most about a MiB. Pages of one run are named by the offset of their
-/// first byte; writing one again replaces it.
+/// first byte; writing one again replaces it. It may come before its run's row.
 #[derive(Clone, PartialEq, Debug)]
 pub struct OutputRecord {
     pub run: RunId,
@@ -156,9 +156,9 @@ pub trait Store: Send + Sync + 'static {
 
     async fn create_job(&self, spec: JobSpec, now: UnixMs) -> Result<Written>;
     /// Replaces a job's specification, if `expected` (none: whatever it is) is its current revision. The same specification again
-    /// changes nothing.
+    /// changes nothing. A deleted job is `NoSuchJob`, here and below.
     async fn replace_job(&self, id: JobId, expected: Option<Revision>, spec: JobSpec, now: UnixMs) -> Result<Written>;
-    /// Creates the job of the specification's name, or replaces it.
+    /// Creates the job of the specification's name, or replaces it. With a revision `expected` and no job: `NoSuchJob`.
     async fn put_job_by_name(&self, expected: Option<Revision>, spec: JobSpec, now: UnixMs) -> Result<Written>;
     /// Leaves a tombstone for the feed, frees the name, and keeps the history. Answers the tombstone's `change_seq`.
     async fn delete_job(&self, id: JobId, expected: Option<Revision>, now: UnixMs) -> Result<u64>;
@@ -175,7 +175,8 @@ pub trait Store: Send + Sync + 'static {
     async fn change_seq(&self) -> Result<u64>;
     /// Turns with each new `change_seq`; only wakes, may lag, and may be silent for long (PROTOCOL A2).
     fn change_signal(&self) -> watch::Receiver<u64>;
-    /// Forgets tombstones that the feed has passed: `change_seq` at most `up_to` and deleted before `older_than`.
+    /// Forgets tombstones that the feed has passed: `change_seq` at most `up_to` and deleted before `older_than`. Answers how many; a store
+    /// may leave some for the next call.
     async fn prune_tombstones(&self, up_to: u64, older_than: UnixMs) -> Result<u64>;
 
     /// Writes history. Rows that can't be written are set aside; any other failure is of the batch as a whole, which may then be
@@ -186,7 +187,7 @@ pub trait Store: Send + Sync + 'static {
     async fn runs(&self, filter: &RunFilter, after: Option<RunCursor>, limit: u32) -> Result<Vec<Run>>;
     /// The newest run of each of these jobs that was launched (is not `skipped`), if there is one.
     async fn last_runs(&self, jobs: &[JobId]) -> Result<Vec<Run>>;
-    /// A run's output from `offset` on, about `bytes_max` bytes of it.
+    /// A run's output from `offset` on, `bytes_max` bytes (at least 1) of it at most: parts are cut to start and end there.
     async fn output(&self, run: RunId, offset: u64, bytes_max: u32) -> Result<StoredOutput>;
     /// Removes history beyond `retention`, oldest first; answers how many runs went. Fewer than `batch_max`: nothing is left to remove.
     async fn prune_runs(&self, retention: Retention) -> Result<u64>;

@@ -1,0 +1,1 @@
+UPDATE meta SET run_count = run_count + ?1;

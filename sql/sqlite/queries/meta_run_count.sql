@@ -1,0 +1,1 @@
+SELECT run_count FROM meta;
