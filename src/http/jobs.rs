@@ -157,7 +157,7 @@ pub async fn load(context: &Context, id: JobId) -> Result<(Job, bool), Problem> 
 }
 
 /// Waits until the ledger has a change, for a bounded time; false if it does not (PROTOCOL A4).
-pub async fn wait_applied(context: &Context, change_seq: u64) -> bool {
+async fn wait_applied(context: &Context, change_seq: u64) -> bool {
     context.engine.wait_applied(change_seq, Duration::from_millis(APPLIED_MS_MAX)).await
 }
 

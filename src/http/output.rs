@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::model::{OutputPart, Run, RunId, Stream, output};
+use crate::model::{OutputPart, Run, RunId, RunState, Stream, output};
 
 use super::problem::Problem;
 use super::query::not_allowed;
@@ -28,6 +28,8 @@ const PAGE_BYTES: u32 = 256 * 1024;
 const PAGES_WAITING_MAX: usize = 2;
 /// How long a follower rests after a page without anything in it, and between looks for a run's end.
 const PAUSE_MS: u64 = 50;
+/// How long it waits for output of a run that no worker has yet: what assigns it does not wake the wait.
+const QUEUED_WAIT_MS: u64 = 200;
 /// How long it rests after an error, and how many errors in a row end it; its client then comes back by itself.
 const ERROR_PAUSE_MS: u64 = 1_000;
 const ERRORS_MAX: u32 = 30;
@@ -89,18 +91,17 @@ impl Reader {
             Some(live) => (live.parts, live.next, live.is_complete),
             None => {
                 let stored = self.context.store.output(self.run, self.at, PAGE_BYTES).await?;
-                (stored.parts, self.at, !stored.has_more)
+                let is_complete = !stored.has_more || stored.parts.is_empty();
+                (stored.parts, self.at, is_complete)
             }
         };
         let parts = behind(parts, self.at);
-        let end = parts.last().map_or(self.at, OutputPart::end);
-        let is_stuck = parts.is_empty() && next <= self.at && !is_complete;
-        self.at = end.max(next);
-        Ok(Page { is_complete: is_complete || (is_stuck && !self.is_live()), parts })
+        self.at = parts.last().map_or(self.at, OutputPart::end).max(next);
+        Ok(Page { parts, is_complete })
     }
 
-    fn is_live(&self) -> bool {
-        self.context.engine.live_run(self.run).is_some()
+    fn is_queued(&self) -> bool {
+        self.context.engine.live_run(self.run).is_some_and(|run| run.state == RunState::Queued)
     }
 }
 
@@ -201,7 +202,8 @@ impl Follower {
                 }
                 comment_at = Instant::now() + comment_every;
             }
-            match self.reader.next(comment_at - Instant::now()).await {
+            let wait = if self.reader.is_queued() { Duration::from_millis(QUEUED_WAIT_MS) } else { comment_at - Instant::now() };
+            match self.reader.next(wait).await {
                 Ok(page) => {
                     errors = 0;
                     page.parts.iter().for_each(|part| self.events.push(&mut text, part));

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue, LINK, LOCATION};
 
-use crate::engine::api::{EngineError, Triggered};
 use crate::model::{JobId, RunState};
 use crate::store::RunFilter;
 
@@ -13,7 +12,7 @@ use super::problem::Problem;
 use super::query::{Query, not_allowed};
 use super::request::Request;
 use super::router::Answer;
-use super::{Context, history, jobs, reply};
+use super::{Context, history, reply};
 
 /// Stands in the answer to a request whose Idempotency-Key had named this run before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -22,25 +21,13 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 pub async fn run_now(context: Arc<Context>, mut request: Request) -> Answer {
     let (id, key) = (request.job_id()?, request.idempotency_key()?);
     request.no_body().await?;
-    let triggered = match context.engine.trigger(id, key.clone()).await {
-        Err(EngineError::NoSuchJob) => trigger_new_job(&context, id, key).await?,
-        outcome => outcome?,
-    };
+    let triggered = context.engine.trigger(id, key).await?;
     let mut response = reply::json(StatusCode::ACCEPTED, &triggered.run)?;
     reply::set(&mut response, LOCATION, &format!("/runs/{}", triggered.run.id));
     if !triggered.is_new {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
-}
-
-/// A job that the ledger does not have may be in the store already (PROTOCOL B12).
-async fn trigger_new_job(context: &Context, id: JobId, key: Option<String>) -> Result<Triggered, Problem> {
-    let job = context.store.job(id).await?.ok_or_else(Problem::no_such_job)?;
-    if !jobs::wait_applied(context, job.change_seq).await {
-        return Err(Problem::unavailable("the job is not known to the ledger yet"));
-    }
-    Ok(context.engine.trigger(id, key).await?)
 }
 
 /// `GET /runs`
@@ -64,11 +51,7 @@ pub async fn read(context: Arc<Context>, request: Request) -> Answer {
 pub async fn cancel(context: Arc<Context>, mut request: Request) -> Answer {
     let id = request.run_id()?;
     request.no_body().await?;
-    let run = match context.engine.cancel(id).await {
-        Err(EngineError::NoSuchRun) => context.store.run(id).await?.ok_or_else(Problem::no_such_run)?,
-        outcome => outcome?,
-    };
-    reply::json(StatusCode::ACCEPTED, &run)
+    reply::json(StatusCode::ACCEPTED, &context.engine.cancel(id).await?)
 }
 
 async fn answer_page(context: &Context, query: &Query, job: Option<JobId>, path: &str) -> Answer {
