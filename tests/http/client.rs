@@ -76,9 +76,9 @@ impl Connection {
         self.reader.get_mut().write_all(bytes.as_ref()).is_ok()
     }
 
-    /// Says that nothing more will be sent.
+    /// Says that nothing more will be sent; the server may have closed before.
     pub fn finish(&mut self) {
-        self.reader.get_ref().shutdown(Shutdown::Write).unwrap();
+        let _ = self.reader.get_ref().shutdown(Shutdown::Write);
     }
 
     /// Reads an answer's head and whole body; the connection goes on.

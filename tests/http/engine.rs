@@ -84,7 +84,23 @@ impl TestEngine {
     }
 }
 
-/// A run of job 1 that is running since its instant.
+/// Counts a waiting reader until it has its page or is dropped.
+struct Waiting<'a>(&'a TestEngine);
+
+impl Waiting<'_> {
+    fn new(engine: &TestEngine) -> Waiting<'_> {
+        engine.state().waiting += 1;
+        Waiting(engine)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.state().waiting -= 1;
+    }
+}
+
+/// A run of a job in some state; `number` is also the seconds of its instant after `NOW`.
 pub fn run(number: u128, job: i64, state: RunState) -> Run {
     let at = NOW.plus_secs(number as i64);
     let has_started = !matches!(state, RunState::Queued | RunState::Staged | RunState::Skipped);
@@ -188,9 +204,8 @@ impl Engine for TestEngine {
         if page.as_ref().is_none_or(|page| !page.parts.is_empty() || page.is_complete) {
             return Ok(page);
         }
-        self.state().waiting += 1;
+        let _waiting = Waiting::new(self);
         let _ = tokio::time::timeout(wait, printed).await;
-        self.state().waiting -= 1;
         Ok(self.page(run, from, bytes_max))
     }
 
