@@ -121,7 +121,7 @@ impl Problem {
         if let Value::Object(members) = &mut body {
             members.extend(self.members);
         }
-        let mut response = reply::bytes(self.status, "application/problem+json", body.to_string());
+        let mut response = reply::bytes(self.status, "application/problem+json", format!("{body}\n"));
         response.headers_mut().extend(self.headers);
         response
     }

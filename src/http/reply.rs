@@ -20,7 +20,9 @@ pub fn bytes(status: StatusCode, content_type: &'static str, body: impl Into<Byt
 }
 
 pub fn json(status: StatusCode, body: &impl Serialize) -> Result<Response, Problem> {
-    let text = serde_json::to_vec(body).map_err(Problem::internal)?;
+    let mut text = serde_json::to_vec(body).map_err(Problem::internal)?;
+    // For those who read it in a terminal.
+    text.push(b'\n');
     Ok(bytes(status, "application/json", text))
 }
 

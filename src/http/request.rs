@@ -256,6 +256,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_body_without_end_is_not_read_for_long() {
+        let read = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counter = read.clone();
+        let mut endless = request(&[("content-type", "application/json")], &[]);
+        endless.body = futures::stream::repeat_with(move || {
+            counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Ok(Bytes::from_static(&[b' '; 64 * 1024]))
+        })
+        .boxed();
+        assert_eq!(endless.object().await.unwrap_err().code, "body_too_large");
+        assert_eq!(read.load(std::sync::atomic::Ordering::Relaxed), DISCARD_BYTES_MAX / (64 * 1024) + 1);
+    }
+
+    #[tokio::test]
     async fn a_body_that_does_not_come_is_given_up() {
         let mut slow = request(&[("content-type", "application/json")], &[]);
         (slow.body, slow.body_ms) = (futures::stream::pending().boxed(), 1);
