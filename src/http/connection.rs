@@ -131,3 +131,32 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
         self.bounded(cx, progress)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(1);
+
+    #[tokio::test]
+    async fn a_connection_is_idle_only_while_no_answer_is_under_way() {
+        let activity = Arc::new(Activity::default());
+        let (first, second) = (activity.begin(), activity.begin());
+        drop(first);
+        assert!(timeout(20 * SOON, activity.idle_for(SOON)).await.is_err());
+        drop(second);
+        activity.idle_for(SOON).await;
+    }
+
+    #[tokio::test]
+    async fn a_write_that_gets_nowhere_fails_and_one_that_goes_on_does_not() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (near, mut far) = tokio::io::duplex(4);
+        let mut near = Impatient::new(near, SOON);
+        near.write_all(b"fits").await.unwrap();
+        assert_eq!(near.write_all(b"x").await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let mut read = [0; 4];
+        far.read_exact(&mut read).await.unwrap();
+        near.write_all(b"more").await.unwrap();
+    }
+}

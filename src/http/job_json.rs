@@ -387,7 +387,8 @@ mod tests {
         let current = job(JobSpec::new("n", "* * * * *", "true"));
         let view = serde_json::to_value(JobView { applied: false, ..JobView::new(&current, None, NOW) }).unwrap();
         assert_eq!(parse(view.as_object().unwrap(), Some(&current), NOW), Ok(current.spec.clone()), "GET then PUT changes nothing");
-        let moved = json!({"next_fire_at": "2000-01-01T00:00:00Z", "last_run": {"id": "x"}, "applied": true, "created_at": "2026-09-21T16:13:20+02:00"});
+        let created_at = "2026-09-21T16:13:20+02:00";
+        let moved = json!({"next_fire_at": created_at, "last_run": {"id": "x"}, "applied": true, "created_at": created_at});
         assert_eq!(parse(&with(moved), Some(&current), NOW), Ok(current.spec.clone()));
         for changed in [
             json!({"id": 8}),

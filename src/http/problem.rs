@@ -110,7 +110,8 @@ impl Problem {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this failed inside the server; its log says more")
     }
 
-    pub fn into_response(self) -> Response {
+    /// The document.
+    pub fn body(&self) -> String {
         let mut body = json!({
             "type": "about:blank",
             "title": self.status.canonical_reason().unwrap_or("Error"),
@@ -119,9 +120,13 @@ impl Problem {
             "code": self.code,
         });
         if let Value::Object(members) = &mut body {
-            members.extend(self.members);
+            members.extend(self.members.clone());
         }
-        let mut response = reply::bytes(self.status, "application/problem+json", format!("{body}\n"));
+        format!("{body}\n")
+    }
+
+    pub fn into_response(self) -> Response {
+        let mut response = reply::bytes(self.status, "application/problem+json", self.body());
         response.headers_mut().extend(self.headers);
         response
     }

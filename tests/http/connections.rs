@@ -25,18 +25,20 @@ fn requests_follow_each_other_on_one_connection_and_may_be_sent_at_once() {
 
 #[test]
 fn a_connection_that_says_nothing_or_stops_in_the_middle_is_closed() {
-    let server = TestServer::with(Settings { idle_ms: 100, ..Settings::default() });
-    for beginning in ["", "G", "PRI * HTTP/2.0\r\n", "GET /healthz HTTP/1.1\r\nhost: loc", ALIVE] {
-        let mut connection = server.connect();
+    let server = TestServer::with(Settings { idle_ms: 1_000, ..Settings::default() });
+    let beginnings = ["", "G", "PRI * HTTP/2.0\r\n", "GET /healthz HTTP/1.1\r\nhost: loc", ALIVE];
+    let mut connections: Vec<Connection> = beginnings.iter().map(|_| server.connect()).collect();
+    connections.iter_mut().zip(beginnings).for_each(|(connection, beginning)| {
         connection.send(beginning);
-        let rest = connection.rest();
-        assert_eq!(rest.starts_with(b"HTTP/1.1 200"), beginning == ALIVE, "{beginning:?}");
+    });
+    for (connection, beginning) in connections.iter_mut().zip(beginnings) {
+        assert_eq!(connection.rest().starts_with(b"HTTP/1.1 200"), beginning == ALIVE, "{beginning:?}");
     }
 }
 
 #[test]
 fn an_http2_connection_without_requests_is_closed() {
-    let server = TestServer::with(Settings { idle_ms: 100, ..Settings::default() });
+    let server = TestServer::with(Settings { idle_ms: 1_000, ..Settings::default() });
     let mut connection = server.connect();
     let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     connection.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").send(settings);
