@@ -1,0 +1,63 @@
+//! The worker's two clocks: BOOTTIME, which measures (leases, permits, time-outs), and the wall, which tells people when.
+//!
+//! `std::time::Instant` stands still while the machine is suspended and so would make a lease outlive its term; hence CLOCK_BOOTTIME
+//! (PROTOCOL, preamble).
+
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+use crate::model::UnixMs;
+
+const NANOS_PER_MS: u64 = 1_000_000;
+const NANOS_PER_SEC: u64 = 1_000_000_000;
+
+/// One instant as both clocks show it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Moment {
+    /// CLOCK_BOOTTIME in milliseconds.
+    pub boot_ms: u64,
+    /// The wall clock.
+    pub wall: UnixMs,
+}
+
+impl Moment {
+    /// What the clocks show now.
+    pub fn now() -> Moment {
+        Moment { boot_ms: boottime_ms(), wall: wall_now() }
+    }
+}
+
+/// Milliseconds since the machine started, time in suspend included (CLOCK_BOOTTIME).
+pub fn boottime_ms() -> u64 {
+    boottime_ns() / NANOS_PER_MS
+}
+
+/// Nanoseconds since the machine started, time in suspend included (CLOCK_BOOTTIME).
+pub fn boottime_ns() -> u64 {
+    nanos(ClockId::Boottime)
+}
+
+/// The wall clock (CLOCK_REALTIME).
+pub fn wall_now() -> UnixMs {
+    UnixMs((nanos(ClockId::Realtime) / NANOS_PER_MS) as i64)
+}
+
+/// Both clocks count from an origin in the past; a wall clock set before 1970 reads as 1970.
+fn nanos(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    (time.tv_sec.max(0) as u64).saturating_mul(NANOS_PER_SEC).saturating_add(time.tv_nsec.max(0) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boottime_never_goes_back_and_the_wall_agrees_with_the_standard_library() {
+        let first = Moment::now();
+        let second = Moment::now();
+        assert!(second.boot_ms >= first.boot_ms && first.boot_ms > 0);
+        let std_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+        assert!((std_ms - second.wall.0).abs() < 60_000);
+    }
+}
