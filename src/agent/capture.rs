@@ -11,6 +11,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::unix::AsyncFd;
 
+use super::readiness;
 use super::runs::Token;
 use crate::model::Stream;
 
@@ -37,7 +38,7 @@ pub struct Capture {
 impl Capture {
     /// Call it in a runtime with IO.
     pub fn new() -> io::Result<Capture> {
-        let epoll = AsyncFd::new(epoll::create(epoll::CreateFlags::CLOEXEC)?)?;
+        let epoll = readiness::watch(epoll::create(epoll::CreateFlags::CLOEXEC)?)?;
         Ok(Capture { epoll, pipes: HashMap::new(), buffer: vec![0; READ_BYTES].into_boxed_slice(), ready: Vec::with_capacity(READS_MAX) })
     }
 

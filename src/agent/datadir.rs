@@ -50,7 +50,10 @@ fn read_or_make_id(dir: &Path) -> Result<Uuid> {
         Ok(text) => {
             let id = text.strip_prefix(ID_MAGIC).and_then(|id| Uuid::parse_str(id.trim()).ok());
             id.with_context(|| {
-                format!("{} does not hold a worker's id: put back what was there, or move the data directory away to begin anew", path.display())
+                format!(
+                    "{} does not hold a worker's id: put back what was there, or move the data directory away to begin anew",
+                    path.display()
+                )
             })
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

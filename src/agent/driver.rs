@@ -17,10 +17,10 @@ use super::capture::{Capture, Event};
 use super::environment;
 use super::guardian::{self, Guardian, Notice};
 use super::joblog::{JobLog, Lines};
-use super::journal::Journal;
+use super::journal::{Journal, Replay};
 use super::output::{self, Output};
 use super::reports::Outbox;
-use super::runs::{Action, Captured, Claims, Counts, Ended, Ending, Exit, Launch, Now, OutputPlace, Record, Runs, SpawnFailure, Token};
+use super::runs::{Action, Captured, Claims, Counts, Ended, Ending, Exit, Launch, OutputPlace, Runs, SpawnFailure, Token};
 use super::spool::Spool;
 use super::timer::{self, Alarm};
 use crate::model::{ClusterId, RunId, RunState, SessionId};
@@ -40,20 +40,56 @@ pub type Reply<T> = oneshot::Sender<T>;
 
 /// What the driver is asked.
 pub enum Command {
-    Stage { order: Order<Vec<Stage>>, connection: u64, reply: Reply<Result<Vec<StageAck>, Refusal>> },
-    Revoke { order: Order<Vec<RunRef>>, connection: u64, reply: Reply<Result<Vec<RevokeAck>, Refusal>> },
-    Cancel { order: Order<Vec<Cancel>>, connection: u64, reply: Reply<Result<(), Refusal>> },
-    List { order: Order<()>, connection: u64, reply: Reply<Result<Vec<HeldRun>, Refusal>> },
-    ReadOutput { request: ReadOutput, reply: Reply<Result<OutputSource, Refusal>> },
+    Stage {
+        order: Order<Vec<Stage>>,
+        connection: u64,
+        reply: Reply<Result<Vec<StageAck>, Refusal>>,
+    },
+    Revoke {
+        order: Order<Vec<RunRef>>,
+        connection: u64,
+        reply: Reply<Result<Vec<RevokeAck>, Refusal>>,
+    },
+    Cancel {
+        order: Order<Vec<Cancel>>,
+        connection: u64,
+        reply: Reply<Result<(), Refusal>>,
+    },
+    List {
+        order: Order<()>,
+        connection: u64,
+        reply: Reply<Result<Vec<HeldRun>, Refusal>>,
+    },
+    ReadOutput {
+        request: ReadOutput,
+        reply: Reply<Result<OutputSource, Refusal>>,
+    },
     /// Ends the session here, if one is open, and says what the next one is to be told.
-    Claims { reply: Reply<Claims> },
-    Opened { cluster: ClusterId, session: SessionId, term: u64, granted: Granted, reply: Reply<()> },
-    Granted { session: SessionId, term: u64, granted: Granted },
+    Claims {
+        reply: Reply<Claims>,
+    },
+    Opened {
+        cluster: ClusterId,
+        session: SessionId,
+        term: u64,
+        granted: Granted,
+        reply: Reply<()>,
+    },
+    Granted {
+        session: SessionId,
+        term: u64,
+        granted: Granted,
+    },
     /// The leader says that this session is over.
-    SessionOver { session: SessionId },
+    SessionOver {
+        session: SessionId,
+    },
     /// These ends are applied, at these indexes.
     Acknowledged(Vec<(RunId, u64)>),
-    Drain { in_us: i64, grace_max_ms: u64 },
+    Drain {
+        in_us: i64,
+        grace_max_ms: u64,
+    },
     Stop,
 }
 
@@ -68,8 +104,11 @@ pub struct Granted {
 /// Where the reader of an output gets it.
 pub enum OutputSource {
     Page(OutputPage),
-    /// Nothing beyond `page` yet; the number is how much there is, and it grows until the run has ended.
-    Growing { page: OutputPage, total: watch::Receiver<u64> },
+    /// Nothing behind `page` yet; the number is how much can be read, and it grows until the run has ended.
+    Growing {
+        page: OutputPage,
+        readable: watch::Receiver<u64>,
+    },
     /// The run waits for its instant.
     NotYet,
     /// In this file, complete.
@@ -91,6 +130,8 @@ pub struct AgentStatus {
 pub struct Parts {
     pub runs: Runs,
     pub journal: Journal,
+    /// Files of earlier lives, to be removed when what matters of them is written again.
+    pub replay: Replay,
     pub spool: Spool,
     pub guardian: Guardian,
     pub notices: mpsc::Receiver<Notice>,
@@ -120,7 +161,7 @@ struct LiveRun {
     output: Output,
     lines: Option<Lines>,
     /// Kept once somebody reads along.
-    total: Option<watch::Sender<u64>>,
+    readable: Option<watch::Sender<u64>>,
 }
 
 impl Driver {
@@ -141,6 +182,7 @@ impl Driver {
     /// Works until `Stop`, or until the agent can't go on: an error that is no one run's.
     pub async fn run(mut self) -> Result<()> {
         self.act()?;
+        self.parts.journal.drop_replayed(&self.parts.replay)?;
         loop {
             if !self.take_in().await? {
                 break;
@@ -205,7 +247,10 @@ impl Driver {
                     let (launch, late_ms) = (&live.launch, (live.late_us + now.boot_us - live.asked_at_us) as f64 / 1000.0);
                     self.parts.log.event(|| {
                         let Launch { run, job_name, attempt, .. } = &**launch;
-                        format!("job {job_name:?} run {run} started (attempt {attempt}, process {}, {late_ms:.1} ms after its instant)", spawned.pid)
+                        format!(
+                            "job {job_name:?} run {run} started (attempt {attempt}, process {}, {late_ms:.1} ms after its instant)",
+                            spawned.pid
+                        )
                     });
                 }
                 self.parts.runs.spawned(now, token, spawned.pid, spawned.start_time_ticks, spawned.at.wall);
@@ -310,9 +355,9 @@ impl Driver {
                 if !page.parts.is_empty() {
                     return Ok(OutputSource::Page(page));
                 }
-                let total = live.output.total();
-                let total = live.total.get_or_insert_with(|| watch::Sender::new(total)).subscribe();
-                Ok(OutputSource::Growing { page, total })
+                let readable = live.output.readable();
+                let readable = live.readable.get_or_insert_with(|| watch::Sender::new(readable)).subscribe();
+                Ok(OutputSource::Growing { page, readable })
             }
         }
     }
@@ -391,15 +436,11 @@ impl Driver {
             return Ok(());
         }
         let runs = &self.parts.runs;
-        let head = match (runs.cluster(), runs.last_session()) {
-            (Some(cluster), Some(session)) => vec![Record::Session { cluster, session }],
-            _ => Vec::new(),
-        };
-        self.parts.journal.rotate(&head, |run| runs.records_of(run))
+        self.parts.journal.rotate(runs.session_record(), |run| runs.records_of(run))
     }
 
     fn perform(&mut self, action: Action) -> Result<()> {
-        let Parts { guardian, outbox, spool, runs, .. } = &mut self.parts;
+        let Parts { guardian, outbox, spool, .. } = &mut self.parts;
         match action {
             Action::Journal(_) | Action::SessionOver => {}
             Action::Spawn { token, launch, not_after_us, late_us } => self.spawn(token, launch, not_after_us, late_us),
@@ -434,10 +475,11 @@ impl Driver {
             }
             Action::ReportStarted { run, epoch, at } => outbox.started(run, epoch, at),
             Action::ReportEnded(ended) => {
-                spool.hold_inline(if runs.is_restoring() { 0 } else { ended.inline_bytes() });
+                spool.hold_inline(ended.inline_bytes());
                 self.parts.log.event(|| end_line(&ended));
                 self.parts.outbox.ended(ended);
             }
+            Action::ReportAgain(ended) => outbox.ended(ended),
             Action::Forget(ended) => {
                 spool.release_inline(ended.inline_bytes());
                 if ended.spooled_bytes > 0 {
@@ -476,7 +518,7 @@ impl Driver {
         self.spawns.push(Box::pin(async move { (token, guardian.spawn(order).await) }));
         let output = Output::new(launch.run, launch.task.max_output_bytes);
         let lines = Lines::new(&self.parts.log, &launch.job_name, launch.run, now.boot_us);
-        self.live.insert(token, LiveRun { launch, late_us, asked_at_us: now.boot_us, output, lines, total: None });
+        self.live.insert(token, LiveRun { launch, late_us, asked_at_us: now.boot_us, output, lines, readable: None });
     }
 
     fn publish(&self) {
@@ -489,7 +531,8 @@ impl Driver {
                 && status.is_draining == runs.is_draining()
                 && status.trouble == trouble;
             if !is_same {
-                *status = AgentStatus { cluster: runs.cluster(), session: runs.session(), counts, is_draining: runs.is_draining(), trouble };
+                *status =
+                    AgentStatus { cluster: runs.cluster(), session: runs.session(), counts, is_draining: runs.is_draining(), trouble };
             }
             !is_same
         });
@@ -509,8 +552,8 @@ impl LiveRun {
         if let Some(lines) = &mut self.lines {
             lines.push(now_us, stream, bytes);
         }
-        if let Some(total) = &self.total {
-            total.send_replace(self.output.total());
+        if let Some(readable) = &self.readable {
+            readable.send_replace(self.output.readable());
         }
     }
 
@@ -554,9 +597,4 @@ fn end_line(ended: &Ended) -> String {
         add(error.clone());
     }
     text
-}
-
-/// One reading of both clocks; for callers outside the thread.
-pub fn now() -> Now {
-    timer::now()
 }

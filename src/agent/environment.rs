@@ -63,7 +63,14 @@ mod tests {
 
     #[test]
     fn a_command_sees_the_base_its_run_and_its_jobs_settings_which_win() {
-        let mut task = Task { command: "env".into(), env: Default::default(), working_dir: None, timeout_ms: None, kill_grace_ms: 0, max_output_bytes: 0 };
+        let mut task = Task {
+            command: "env".into(),
+            env: Default::default(),
+            working_dir: None,
+            timeout_ms: None,
+            kill_grace_ms: 0,
+            max_output_bytes: 0,
+        };
         task.env.insert("LANG".into(), "de_DE.UTF-8".into());
         task.env.insert("TOKEN".into(), "secret".into());
         let launch = Launch {

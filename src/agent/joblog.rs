@@ -3,9 +3,9 @@
 //!
 //! Output is text from elsewhere: bytes that are no UTF-8 are replaced, control characters escaped, lines and rates bounded.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::model::{RunId, Stream};
@@ -30,8 +30,6 @@ pub struct JobLog {
 enum Line {
     Event(String),
     Output(String),
-    /// Everything said before it is written when the answer comes.
-    Flush(SyncSender<()>),
 }
 
 impl JobLog {
@@ -61,14 +59,6 @@ impl JobLog {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
-
-    /// Waits until everything said so far is written. Blocks.
-    pub fn flush(&self) {
-        let (done, is_done) = sync_channel(1);
-        if self.lines.send(Line::Flush(done)).is_ok() {
-            let _ = is_done.recv();
-        }
-    }
 }
 
 fn write(lines: &Receiver<Line>, dropped: &AtomicU64) {
@@ -76,7 +66,6 @@ fn write(lines: &Receiver<Line>, dropped: &AtomicU64) {
         match line {
             Line::Event(text) => log::info!("{text}"),
             Line::Output(text) => log::info!(target: OUTPUT_TARGET, "{text}"),
-            Line::Flush(done) => drop(done.send(())),
         }
         match dropped.swap(0, Ordering::Relaxed) {
             0 => {}
@@ -189,7 +178,6 @@ fn append_escaped(text: &mut String, bytes: &[u8]) {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,21 +191,15 @@ mod tests {
     fn lines() -> (Lines, Receiver<Line>) {
         let (sender, receiver) = sync_channel(10_000);
         let log = JobLog { lines: sender, dropped: Arc::default() };
-        let lines = Lines {
-            log,
-            prefix: String::new(),
-            partial: Default::default(),
-            allowance: LINES_BURST,
-            reckoned_us: 0,
-            left_out_bytes: 0,
-        };
+        let lines =
+            Lines { log, prefix: String::new(), partial: Default::default(), allowance: LINES_BURST, reckoned_us: 0, left_out_bytes: 0 };
         (lines, receiver)
     }
 
     fn written(receiver: &Receiver<Line>) -> Vec<String> {
         let line = |line| match line {
             Line::Output(text) => text,
-            Line::Event(_) | Line::Flush(_) => panic!("output only"),
+            Line::Event(_) => panic!("output only"),
         };
         receiver.try_iter().map(line).collect()
     }

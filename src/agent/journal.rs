@@ -137,7 +137,11 @@ fn read_header(path: &Path, number: u64, bytes: &[u8], owner: Owner) -> Result<O
     let (head, checksum) = bytes[..HEADER_BYTES].split_at(HEADER_BYTES - 4);
     ensure!(&head[..8] == MAGIC, "{} is no journal of a worker: move it away", path.display());
     let version = u32::from_le_bytes(array(&head[8..12]));
-    ensure!(version == VERSION, "{} has version {version}; this program reads version {VERSION}: use the one that wrote it", path.display());
+    ensure!(
+        version == VERSION,
+        "{} has version {version}; this program reads version {VERSION}: use the one that wrote it",
+        path.display()
+    );
     ensure!(crc32fast::hash(head) == u32::from_le_bytes(array(checksum)), damaged(path, 0));
     let data_dir = Uuid::from_bytes(array(&head[12..28]));
     ensure!(
@@ -228,9 +232,9 @@ impl Journal {
         self.written > FILE_BYTES
     }
 
-    /// Begins a new file, and gives up the oldest ones: `head` are the records that each file begins with, `records_of` those from which a
-    /// run is rebuilt (none if it no longer matters). Without room for a new file the present one just grows.
-    pub fn rotate(&mut self, head: &[Record], records_of: impl Fn(RunId) -> Vec<Record>) -> Result<()> {
+    /// Begins a new file, and gives up the oldest ones: `head` is the record that each file begins with, `records_of` gives those from
+    /// which a run is rebuilt (none if it no longer matters). Without room for a new file the present one just grows.
+    pub fn rotate(&mut self, head: Option<Record>, records_of: impl Fn(RunId) -> Vec<Record>) -> Result<()> {
         self.write()?;
         let number = self.files.back().map_or(1, |newest| newest.number + 1);
         match create(&self.dir, self.owner, number) {
@@ -243,8 +247,8 @@ impl Journal {
         }
         self.written = HEADER_BYTES as u64;
         self.files.push_back(JournalFile { number, runs: Vec::new() });
-        for record in head {
-            self.append(record)?;
+        if let Some(record) = head {
+            self.append(&record)?;
         }
         self.write()?;
         while self.files.len() > self.files_max {
@@ -460,7 +464,7 @@ mod tests {
                 journal.write().unwrap();
             }
             if journal.wants_rotation() {
-                journal.rotate(&[], |run| if run == kept { vec![accepted(run)] } else { Vec::new() }).unwrap();
+                journal.rotate(None, |run| if run == kept { vec![accepted(run)] } else { Vec::new() }).unwrap();
             }
         }
         journal.write().unwrap();

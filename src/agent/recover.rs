@@ -44,6 +44,11 @@ impl Past {
         past
     }
 
+    /// What the new journal begins with.
+    pub fn session_record(&self) -> Option<Record> {
+        Some(Record::Session { cluster: self.cluster?, session: self.session? })
+    }
+
     /// Enters one record. What is written again to a newer file says the same or less, and changes nothing.
     fn enter(&mut self, record: Record) {
         match record {
@@ -114,14 +119,14 @@ pub fn recover(past: Past, is_of_other_boot: bool, runs: &mut Runs, spool: &mut 
             PastRun::Accepted { epoch, job, job_name } => {
                 lost += 1;
                 let error = "the machine was restarted; whether the command was started before is not known";
-                runs.restore_ended(lose(run, epoch, job, job_name, None, error.into(), now, spool), None);
+                runs.restore_lost(lose(run, epoch, job, job_name, None, error.into(), now, spool));
             }
             PastRun::MaybeStarted { epoch, job, job_name, process } => {
                 lost += 1;
                 let error = end(process, is_of_other_boot);
                 let ended = lose(run, epoch, job, job_name, process.map(|process| process.at), error, now, spool);
                 wanted.extend((ended.spooled_bytes > 0).then_some(run));
-                runs.restore_ended(ended, None);
+                runs.restore_lost(ended);
             }
             PastRun::Ended { closed_at: Some(index), .. } if index <= past.recorded_up_to => {}
             PastRun::Ended { ended, closed_at } => {
@@ -135,7 +140,9 @@ pub fn recover(past: Past, is_of_other_boot: bool, runs: &mut Runs, spool: &mut 
     }
     let orphans = spool.remove_orphans(&wanted)?;
     if lost + unreported > 0 || orphans > 0 {
-        log::info!("from the journal: {lost} runs that may have been running are lost, {unreported} ended ones are to be reported; {orphans} spool files of no use removed");
+        log::info!(
+            "from the journal: {lost} runs that may have been running are lost, {unreported} ended ones are to be reported; {orphans} spool files of no use removed"
+        );
     }
     Ok(())
 }
@@ -179,9 +186,7 @@ fn lose(
         output_bytes: captured.bytes,
         output_truncated: captured.is_truncated,
     };
-    let ended = Ended { run, epoch, job, job_name, outcome, output: captured.inline, spooled_bytes: captured.spooled_bytes };
-    spool.hold_inline(ended.inline_bytes());
-    Arc::new(ended)
+    Arc::new(Ended { run, epoch, job, job_name, outcome, output: captured.inline, spooled_bytes: captured.spooled_bytes })
 }
 
 #[cfg(test)]
@@ -221,7 +226,8 @@ mod tests {
     fn only_what_was_not_starting_is_said_not_to_have_started() {
         let started = Record::Started { run: run(3), pid: u32::MAX, start_time_ticks: 1, at: UnixMs(1) };
         let starting = |n| Record::Starting { run: run(n) };
-        let records = vec![accepted(1, 1), accepted(2, 1), accepted(3, 1), accepted(4, 1), accepted(5, 1), starting(2), starting(3), started];
+        let records =
+            vec![accepted(1, 1), accepted(2, 1), accepted(3, 1), accepted(4, 1), accepted(5, 1), starting(2), starting(3), started];
         let end = vec![starting(4), Record::NotStarted { run: run(4) }, Record::Revoked { run: run(5), epoch: 1 }];
         let records = [records, end].concat();
         assert_eq!(told(records.clone(), false), (vec![1, 4, 5], vec![2, 3]));
@@ -231,7 +237,16 @@ mod tests {
     #[test]
     fn what_is_acknowledged_is_not_reported_again_and_what_is_recorded_is_forgotten() {
         let acknowledged = |n, closed_at| Record::Acknowledged { run: run(n), closed_at };
-        let records = vec![ended(1), ended(2), ended(3), ended(4), acknowledged(2, 10), acknowledged(3, 5), acknowledged(4, 0), Record::RecordedUpTo { index: 5 }];
+        let records = vec![
+            ended(1),
+            ended(2),
+            ended(3),
+            ended(4),
+            acknowledged(2, 10),
+            acknowledged(3, 5),
+            acknowledged(4, 0),
+            Record::RecordedUpTo { index: 5 },
+        ];
         assert_eq!(told(records.clone(), false), (vec![], vec![1]));
         let kept: Vec<u128> = Past::of(records).runs.keys().map(|run| run.0.as_u128()).collect();
         assert_eq!(kept, [1, 2, 3, 4]);

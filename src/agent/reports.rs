@@ -147,7 +147,8 @@ pub async fn run(shared: Arc<Shared>, outbox: Arc<Outbox>) {
         let batch = outbox.take().await;
         match send(&shared.links, &shared, session, &batch).await {
             Ok(ack) => {
-                let acknowledged: Vec<(RunId, u64)> = batch.ended.iter().map(|ended| ended.run).zip(ack.closed_at.iter().copied()).collect();
+                let acknowledged: Vec<(RunId, u64)> =
+                    batch.ended.iter().map(|ended| ended.run).zip(ack.closed_at.iter().copied()).collect();
                 let missing = batch.ended.get(acknowledged.len()..).unwrap_or_default().to_vec();
                 let is_whole = missing.is_empty();
                 outbox.put_back(missing);

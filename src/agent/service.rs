@@ -13,8 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::driver::{Command, OutputSource, Reply};
 use super::links::Io;
 use super::output;
+use crate::rpc::wire::{
+    Cancel, HeldRun, OUTPUT_PAGE_BYTES_MAX, Order, OutputPage, ReadOutput, Refusal, RevokeAck, RunRef, Stage, StageAck,
+};
 use crate::rpc::{Worker, codec};
-use crate::rpc::wire::{Cancel, HeldRun, OUTPUT_PAGE_BYTES_MAX, Order, OutputPage, ReadOutput, Refusal, RevokeAck, RunRef, Stage, StageAck};
 
 /// Calls of one connection that are worked on at once, at most.
 const CALLS_MAX: usize = 256;
@@ -80,7 +82,7 @@ impl Worker for Service {
     }
 
     async fn read_output(self, _: Context, mut request: ReadOutput) -> Result<OutputPage, Refusal> {
-        request.bytes_max = request.bytes_max.min(OUTPUT_PAGE_BYTES_MAX);
+        request.bytes_max = request.bytes_max.clamp(1, OUTPUT_PAGE_BYTES_MAX);
         let until = tokio::time::Instant::now() + Duration::from_millis(request.wait_ms.into()).min(READ_WAIT_MAX);
         loop {
             let is_over = tokio::time::Instant::now() >= until;
@@ -92,8 +94,8 @@ impl Worker for Service {
                     return Ok(OutputPage { parts: Vec::new(), next: request.from, is_complete: false });
                 }
                 // More output, the end of the run, or the end of our patience: each time we look again.
-                OutputSource::Growing { page, mut total } => {
-                    let _ = tokio::time::timeout_at(until, total.wait_for(|total| *total > page.next)).await;
+                OutputSource::Growing { page, mut readable } => {
+                    let _ = tokio::time::timeout_at(until, readable.wait_for(|readable| *readable > page.next)).await;
                 }
                 OutputSource::NotYet => tokio::time::sleep_until(until.min(tokio::time::Instant::now() + NOT_YET_POLL)).await,
             }

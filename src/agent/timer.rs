@@ -4,9 +4,12 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::time::{ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create, timerfd_settime};
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create, timerfd_settime,
+};
 use tokio::io::unix::AsyncFd;
 
+use super::readiness;
 use super::runs::Now;
 
 const MICROS_PER_SEC: i64 = 1_000_000;
@@ -35,7 +38,7 @@ impl Alarm {
     /// Call it in a runtime with IO.
     pub fn new() -> io::Result<Alarm> {
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        Ok(Alarm { timer: AsyncFd::new(timer)?, set_us: None })
+        Ok(Alarm { timer: readiness::watch(timer)?, set_us: None })
     }
 
     /// Rings at this BOOTTIME, at once if it is over; none: not at all.

@@ -22,7 +22,6 @@ mod tests;
 mod tombstones;
 mod words;
 
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Action, Captured, Drain, Ended, Ending, Exit, Grave, Held, LINGER_US, Live, Now, Phase, Process, Record, Runs, SpawnFailure, Timer, Token};
+use super::{
+    Action, Captured, Drain, Ended, Ending, Exit, Grave, Held, LINGER_US, Live, Now, Phase, Process, Record, Runs, SpawnFailure, Timer,
+    Token,
+};
 use crate::model::{Outcome, Reason, RunId, RunState, UnixMs};
 
 impl Runs {
@@ -103,9 +106,7 @@ impl Runs {
                 let (state, reason) = ending.state_and_reason();
                 Outcome::unstarted(state, reason, now.wall())
             }
-            (SpawnFailure::Failed(error), _) => {
-                Outcome { error: Some(error), ..Outcome::unstarted(RunState::Failed, None, now.wall()) }
-            }
+            (SpawnFailure::Failed(error), _) => Outcome { error: Some(error), ..Outcome::unstarted(RunState::Failed, None, now.wall()) },
         };
         self.enter_ended(Arc::new(Ended::unstarted(epoch, &live.waited.launch, outcome)));
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Ended, Grave, Now, Phase, Record, Runs};
+use super::{Action, Ended, Now, Phase, Record, Runs};
 use crate::model::{ClusterId, Epoch, RunId, SessionId};
 use crate::rpc::wire::RunRef;
 
@@ -75,18 +75,23 @@ impl Runs {
         self.bury(now, run, epoch);
     }
 
-    /// Takes over a run that has ended, or that may have been started and has surely ended now. `closed_at` as in `Record::Acknowledged`.
+    /// Takes over a run that may have been started in an earlier life, and has surely ended now.
+    pub fn restore_lost(&mut self, ended: Arc<Ended>) {
+        self.enter_ended(ended);
+    }
+
+    /// Takes over a run that ended in an earlier life. `closed_at` as in `Record::Acknowledged`.
     pub fn restore_ended(&mut self, ended: Arc<Ended>, closed_at: Option<u64>) {
         self.journal(Record::Ended(ended.clone()));
         self.hold_ended(ended.clone(), closed_at);
         match closed_at {
             Some(closed_at) => self.journal(Record::Acknowledged { run: ended.run, closed_at }),
-            None => self.actions.push(Action::ReportEnded(ended)),
+            None => self.actions.push(Action::ReportAgain(ended)),
         }
     }
 
-    /// Whether a run's revocation is remembered.
-    pub fn is_revoked(&self, run: RunId) -> bool {
-        matches!(self.tombstones.get(run), Some((_, Grave::Revoked)))
+    /// What each journal file begins with: the session that is open, or the last one that was.
+    pub fn session_record(&self) -> Option<Record> {
+        Some(Record::Session { cluster: self.cluster?, session: self.session.or(self.previous)? })
     }
 }

@@ -158,6 +158,8 @@ pub enum Action {
         at: UnixMs,
     },
     ReportEnded(Arc<Ended>),
+    /// It ended in an earlier life.
+    ReportAgain(Arc<Ended>),
     /// The store has it: its spool file may go.
     Forget(Arc<Ended>),
     /// The guardian's fence moves.

@@ -94,14 +94,26 @@ impl SpoolFile {
     fn new(file: File, keep: Keep) -> SpoolFile {
         // Twice the output, as a stream may change with every byte, and what the last batch adds to a full region.
         let room = |bytes: u64| 2 * (bytes + 2 * batch::BODY_BYTES_MAX as u64) + bytes / 128;
-        let starts = [HEADER_BYTES as u64, HEADER_BYTES as u64 + room(keep.head_max), HEADER_BYTES as u64 + room(keep.head_max) + room(keep.tail_max)];
+        let starts = [
+            HEADER_BYTES as u64,
+            HEADER_BYTES as u64 + room(keep.head_max),
+            HEADER_BYTES as u64 + room(keep.head_max) + room(keep.tail_max),
+        ];
         let regions = starts.map(|start| Region { start, end: start, high_water: start, ..Region::default() });
         SpoolFile { file, keep, regions, current: HEAD }
     }
 
-    /// Opens a file of an earlier writer. With `is_verified`, every batch is read, and what a crash has torn is left out.
-    pub fn open(path: &Path, run: RunId, is_verified: bool) -> io::Result<SpoolFile> {
-        let file = File::open(path)?;
+    /// Opens a file to read from it.
+    pub fn open(path: &Path, run: RunId) -> io::Result<SpoolFile> {
+        SpoolFile::open_checked(File::open(path)?, path, run, false)
+    }
+
+    /// Opens a file whose writer may have been killed: reads every batch, and makes an end where a crash has torn one.
+    pub fn recover(path: &Path, run: RunId) -> io::Result<SpoolFile> {
+        SpoolFile::open_checked(OpenOptions::new().read(true).write(true).open(path)?, path, run, true)
+    }
+
+    fn open_checked(file: File, path: &Path, run: RunId, is_verified: bool) -> io::Result<SpoolFile> {
         let mut header = [0; HEADER_BYTES];
         file.read_exact_at(&mut header, 0)?;
         let number = |at: usize| header[at..at + 8].iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
@@ -143,8 +155,11 @@ impl SpoolFile {
             };
             let found = BatchAt { position: at.end, header };
             let end = at.end + (batch::HEADER_BYTES as u64) + u64::from(header.body_bytes);
-            if end > limit || (is_verified && self.read_batch(&found).is_err()) {
+            if end > limit {
                 return Ok(());
+            }
+            if is_verified && self.read_batch(&found).is_err() {
+                return self.file.write_all_at(&[0; batch::HEADER_BYTES], found.position);
             }
             self.regions[region].enter(found, end);
         }
@@ -202,7 +217,8 @@ impl SpoolFile {
 
     /// Appends to `parts` what is kept of `total` bytes from `from` on, up to `bytes_max` bytes, and returns the offset to go on from.
     pub fn read(&self, parts: &mut Vec<OutputPart>, from: u64, total: u64, bytes_max: u64) -> io::Result<u64> {
-        let mut batches: Vec<&BatchAt> = self.regions.iter().flat_map(|region| &region.batches).filter(|batch| batch.output_end() > from).collect();
+        let mut batches: Vec<&BatchAt> =
+            self.regions.iter().flat_map(|region| &region.batches).filter(|batch| batch.output_end() > from).collect();
         batches.sort_unstable_by_key(|batch| batch.header.offset);
         let mut reader = PageReader { keep: self.keep, total, next: self.keep.next(from, total), left: bytes_max };
         for at in batches {

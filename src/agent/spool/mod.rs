@@ -76,7 +76,10 @@ impl Spool {
 
     fn check_room(&self) -> io::Result<()> {
         if self.used >= self.bytes_max {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, format!("the worker's spool has reached its limit of {} bytes", self.bytes_max)));
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!("the worker's spool has reached its limit of {} bytes", self.bytes_max),
+            ));
         }
         Ok(())
     }
