@@ -7,6 +7,7 @@
 //! only. What it leaves out: the network (`service`, `session`, `reports`, on the surrounding runtime).
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
@@ -23,7 +24,7 @@ use super::reports::Outbox;
 use super::runs::{Action, Captured, Claims, Counts, Ended, Ending, Exit, Launch, OutputPlace, Runs, SpawnFailure, Token};
 use super::spool::Spool;
 use super::timer::{self, Alarm};
-use crate::model::{ClusterId, RunId, RunState, SessionId};
+use crate::model::{ClusterId, OutputPart, RunId, RunState, SessionId};
 use crate::rpc::wire::{Cancel, HeldRun, Order, OutputPage, ReadOutput, Refusal, RevokeAck, RunRef, Stage, StageAck};
 
 /// Requests that wait for the driver, at most.
@@ -111,8 +112,11 @@ pub enum OutputSource {
     },
     /// The run waits for its instant.
     NotYet,
-    /// In this file, complete.
-    Spooled(std::path::PathBuf),
+    /// In this file; nothing is added to it.
+    Spooled {
+        path: PathBuf,
+        has_ended: bool,
+    },
 }
 
 /// What the agent as a whole does.
@@ -344,10 +348,8 @@ impl Driver {
         match self.parts.runs.output_place(request.run) {
             OutputPlace::Unknown => Err(Refusal::UnknownRun(request.run)),
             OutputPlace::NotYet => Ok(OutputSource::NotYet),
-            OutputPlace::Ended(ended) => Ok(match &ended.output {
-                Some(parts) => OutputSource::Page(output::read_inline(parts, request.from, u64::from(request.bytes_max))),
-                None => OutputSource::Spooled(self.parts.spool.path(request.run)),
-            }),
+            OutputPlace::Ended(ended) => Ok(self.closed_output(request, ended.output.as_deref(), true)),
+            OutputPlace::Closed(inline) => Ok(self.closed_output(request, inline.as_deref(), false)),
             OutputPlace::Live(token) => {
                 let live = self.live.get_mut(&token).ok_or(Refusal::UnknownRun(request.run))?;
                 let bytes_max = u64::from(request.bytes_max.min(LIVE_PAGE_BYTES_MAX));
@@ -359,6 +361,17 @@ impl Driver {
                 let readable = live.readable.get_or_insert_with(|| watch::Sender::new(readable)).subscribe();
                 Ok(OutputSource::Growing { page, readable })
             }
+        }
+    }
+
+    fn closed_output(&self, request: &ReadOutput, inline: Option<&[OutputPart]>, has_ended: bool) -> OutputSource {
+        match inline {
+            Some(parts) => {
+                let mut page = output::read_inline(parts, request.from, u64::from(request.bytes_max));
+                page.is_complete &= has_ended;
+                OutputSource::Page(page)
+            }
+            None => OutputSource::Spooled { path: self.parts.spool.path(request.run), has_ended },
         }
     }
 
@@ -403,7 +416,7 @@ impl Driver {
 
     fn set_alarm(&mut self) -> Result<()> {
         let flush = (!self.live.is_empty()).then_some(self.flushed_at_us + FLUSH_US);
-        let due = [self.parts.runs.next_deadline_us(), flush].into_iter().flatten().min();
+        let due = [self.parts.runs.next_deadline_us(timer::now()), flush].into_iter().flatten().min();
         self.alarm.set(due).context("can't set the timer")
     }
 

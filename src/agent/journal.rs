@@ -306,12 +306,9 @@ fn create(dir: &Path, owner: Owner, number: u64) -> Result<File> {
     header.extend_from_slice(&crc32fast::hash(&header).to_le_bytes());
     let create = || -> io::Result<File> {
         let mut file = OpenOptions::new().create_new(true).append(true).open(&path)?;
-        match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, FILE_BYTES + FILE_BYTES / 4) {
-            Err(rustix::io::Errno::NOSPC) => {
-                let _ = fs::remove_file(&path);
-                return Err(rustix::io::Errno::NOSPC.into());
-            }
-            Ok(()) | Err(_) => {}
+        if rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, FILE_BYTES + FILE_BYTES / 4) == Err(rustix::io::Errno::NOSPC) {
+            let _ = fs::remove_file(&path);
+            return Err(rustix::io::Errno::NOSPC.into());
         }
         file.write_all(&header)?;
         Ok(file)

@@ -143,8 +143,8 @@ impl Batch {
 pub async fn run(shared: Arc<Shared>, outbox: Arc<Outbox>) {
     let mut backoff = Backoff::default();
     loop {
-        let session = shared.session_open().await;
         let batch = outbox.take().await;
+        let session = shared.session_open().await;
         match send(&shared.links, &shared, session, &batch).await {
             Ok(ack) => {
                 let acknowledged: Vec<(RunId, u64)> =

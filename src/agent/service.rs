@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::driver::{Command, OutputSource, Reply};
@@ -22,8 +23,8 @@ use crate::rpc::{Worker, codec};
 const CALLS_MAX: usize = 256;
 /// The longest that a reader may wait for more output in one call.
 const READ_WAIT_MAX: Duration = Duration::from_secs(30);
-/// How often a run that waits for its instant is looked at by those who wait for its output.
-const NOT_YET_POLL: Duration = Duration::from_millis(50);
+/// How often those who wait for output look at a run that has not started, or that goes on with its outputs closed.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// One connection's side of the service.
 #[derive(Clone)]
@@ -58,9 +59,19 @@ impl Service {
         }
     }
 
-    async fn read_once(&self, request: &ReadOutput) -> Result<OutputSource, Refusal> {
-        let request = request.clone();
-        self.ask(|reply| Command::ReadOutput { request, reply }).await
+    /// A page as it is now, and how to learn of more, if that can be known.
+    async fn read_once(&self, request: &ReadOutput) -> Result<(OutputPage, Option<watch::Receiver<u64>>), Refusal> {
+        let asked = request.clone();
+        match self.ask(|reply| Command::ReadOutput { request: asked, reply }).await? {
+            OutputSource::Page(page) => Ok((page, None)),
+            OutputSource::Growing { page, readable } => Ok((page, Some(readable))),
+            OutputSource::NotYet => Ok((OutputPage { parts: Vec::new(), next: request.from, is_complete: false }, None)),
+            OutputSource::Spooled { path, has_ended } => {
+                let mut page = read_spooled(path, request.clone()).await?;
+                page.is_complete &= has_ended;
+                Ok((page, None))
+            }
+        }
     }
 }
 
@@ -83,21 +94,16 @@ impl Worker for Service {
 
     async fn read_output(self, _: Context, mut request: ReadOutput) -> Result<OutputPage, Refusal> {
         request.bytes_max = request.bytes_max.clamp(1, OUTPUT_PAGE_BYTES_MAX);
-        let until = tokio::time::Instant::now() + Duration::from_millis(request.wait_ms.into()).min(READ_WAIT_MAX);
+        let until = Instant::now() + Duration::from_millis(request.wait_ms.into()).min(READ_WAIT_MAX);
         loop {
-            let is_over = tokio::time::Instant::now() >= until;
-            match self.read_once(&request).await? {
-                OutputSource::Page(page) => return Ok(page),
-                OutputSource::Spooled(path) => return read_spooled(path, request).await,
-                OutputSource::Growing { page, .. } if is_over => return Ok(page),
-                OutputSource::NotYet if is_over => {
-                    return Ok(OutputPage { parts: Vec::new(), next: request.from, is_complete: false });
-                }
-                // More output, the end of the run, or the end of our patience: each time we look again.
-                OutputSource::Growing { page, mut readable } => {
-                    let _ = tokio::time::timeout_at(until, readable.wait_for(|readable| *readable > page.next)).await;
-                }
-                OutputSource::NotYet => tokio::time::sleep_until(until.min(tokio::time::Instant::now() + NOT_YET_POLL)).await,
+            let (page, readable) = self.read_once(&request).await?;
+            if !page.parts.is_empty() || page.is_complete || Instant::now() >= until {
+                return Ok(page);
+            }
+            // More output, the end of the run, or the end of our patience: each time we look again.
+            match readable {
+                Some(mut readable) => drop(tokio::time::timeout_at(until, readable.wait_for(|readable| *readable > page.next)).await),
+                None => tokio::time::sleep_until(until.min(Instant::now() + LOOK_AGAIN)).await,
             }
         }
     }

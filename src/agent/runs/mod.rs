@@ -25,7 +25,7 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::model::{ClusterId, Epoch, JobId, RunId, SessionId, UnixMs};
+use crate::model::{ClusterId, Epoch, JobId, OutputPart, RunId, SessionId, UnixMs};
 use crate::rpc::wire::{HeldPhase, HeldRun};
 
 pub use sessions::Claims;
@@ -190,8 +190,10 @@ impl Runs {
     }
 
     /// The BOOTTIME at which `tick` has something to do, if nothing else happens before.
-    pub fn next_deadline_us(&self) -> Option<i64> {
-        let start = if self.may_start() { self.queue.first().map(|(at, _, _)| *at).filter(|at| *at < self.permit_end_us) } else { None };
+    pub fn next_deadline_us(&self, now: Now) -> Option<i64> {
+        // Without slot or permit, it is not time that a start waits for.
+        let may_start = |at: &i64| self.may_start() && now.boot_us.max(*at) < self.permit_end_us;
+        let start = self.queue.first().map(|(at, _, _)| *at).filter(may_start);
         let timer = self.timers.first().map(|(at, _, _)| *at);
         let expiry = self.expiries.first().map(|(at, _)| *at + 1);
         let lease = self.session.map(|_| self.lease_end_us);
@@ -242,7 +244,10 @@ impl Runs {
         match self.held.get(&run).map(|held| &held.phase) {
             None => OutputPlace::Unknown,
             Some(Phase::Waiting(_)) => OutputPlace::NotYet,
-            Some(Phase::Live(live)) => OutputPlace::Live(live.token),
+            Some(Phase::Live(live)) => match &live.captured {
+                None => OutputPlace::Live(live.token),
+                Some(captured) => OutputPlace::Closed(captured.inline.clone()),
+            },
             Some(Phase::Ended { ended, .. }) => OutputPlace::Ended(ended.clone()),
         }
     }
@@ -298,6 +303,8 @@ pub enum OutputPlace {
     /// The run waits for its instant.
     NotYet,
     Live(Token),
+    /// The command has closed its outputs and goes on. All of it, or none if it is in the spool.
+    Closed(Option<Vec<OutputPart>>),
     Ended(Arc<Ended>),
 }
 

@@ -17,6 +17,10 @@ impl Runs {
         if order.term < self.term {
             return Err(Refusal::OldTerm { seen: self.term, given: order.term });
         }
+        if self.session.is_none() && self.previous.is_none_or(|previous| previous < order.session) {
+            // The leader has applied the session, and its answer is still on the way here.
+            return Err(Refusal::Busy { what: "the session is not open here yet".into() });
+        }
         if self.session != Some(order.session) {
             return Err(Refusal::OtherSession { ours: self.session, given: order.session });
         }

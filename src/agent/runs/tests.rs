@@ -115,7 +115,7 @@ fn a_run_starts_at_its_instant_with_its_start_in_the_journal_first_and_is_held_u
     let mut runs = table(1);
     assert_eq!(runs.stage(at(0), vec![stage(1, 1, 1000)])[0].result, StageResult::Accepted);
     assert_eq!(transcript(&mut runs), "journal accepted 1/1");
-    assert_eq!(runs.next_deadline_us(), Some(SECOND));
+    assert_eq!(runs.next_deadline_us(at(0)), Some(SECOND));
     runs.tick(at(SECOND - 1));
     assert_eq!(transcript(&mut runs), "");
     runs.tick(at(SECOND));
@@ -139,7 +139,7 @@ fn the_start_follows_the_wall_clock_within_the_skew_of_what_the_sender_says() {
         let mut runs = table(1);
         let now = Now { boot_us: 0, wall_us: WALL_US + wall_ahead_us };
         accept(&mut runs, now, vec![stage(1, 1, 1000)]);
-        runs.next_deadline_us().unwrap()
+        runs.next_deadline_us(now).unwrap()
     };
     assert_eq!(start_of(0), SECOND);
     assert_eq!(start_of(-300), SECOND + 300, "the message took 300 µs less than the clocks say");
@@ -154,7 +154,7 @@ fn slots_are_respected_and_freed_in_order_of_instant() {
     accept(&mut runs, at(0), vec![stage(3, 1, 30), stage(1, 1, 10), stage(2, 1, 20), stage(4, 1, 20)]);
     runs.tick(at(SECOND));
     assert_eq!(transcript(&mut runs), "journal starting 1\nspawn 1 as #1\njournal starting 2\nspawn 2 as #2");
-    assert!(runs.next_deadline_us().unwrap() > SECOND, "nothing to do until a slot is free");
+    assert!(runs.next_deadline_us(at(SECOND)).unwrap() > SECOND, "nothing to do until a slot is free");
     runs.spawned(at(SECOND), 2, 100, 1, UnixMs(1));
     runs.exited(2, Exit::Code(1), UnixMs(2));
     runs.tick(at(SECOND));
@@ -170,7 +170,7 @@ fn nothing_starts_when_the_permit_is_over_until_there_is_a_new_one() {
     accept(&mut runs, at(0), vec![stage(1, 1, 4_999), stage(2, 1, 5_000)]);
     runs.tick(at(5 * SECOND));
     assert_eq!(transcript(&mut runs), "");
-    assert_eq!(runs.next_deadline_us(), Some(15 * SECOND));
+    assert_eq!(runs.next_deadline_us(at(5 * SECOND)), Some(15 * SECOND));
     runs.granted(at(6 * SECOND), SESSION, 3, 10 * SECOND, 20 * SECOND, 0);
     runs.tick(at(6 * SECOND));
     let spawned = transcript(&mut runs);
@@ -186,7 +186,7 @@ fn a_run_that_may_not_start_any_more_is_skipped_as_missed() {
     accept(&mut runs, at(0), vec![stage(1, 1, 10), late]);
     runs.tick(at(SECOND));
     assert_eq!(transcript(&mut runs), "journal starting 1\nspawn 1 as #1");
-    assert_eq!(runs.next_deadline_us(), Some(2 * SECOND + 1));
+    assert_eq!(runs.next_deadline_us(at(SECOND)), Some(2 * SECOND + 1));
     runs.tick(at(2 * SECOND + 1));
     assert_eq!(transcript(&mut runs), "journal ended 2\nreport 2 skipped missed");
 }
@@ -205,6 +205,8 @@ fn orders_that_are_lower_or_other_than_known_are_refused() {
     assert_eq!(runs.check(&order(()), 2), Err(Refusal::OldTerm { seen: 4, given: 3 }));
     runs.lapse(at(0));
     assert!(matches!(runs.check(&Order { term: 4, ..order(()) }, 1), Err(Refusal::OtherSession { ours: None, .. })));
+    let session = SessionId(41);
+    assert!(matches!(runs.check(&Order { term: 4, session, ..order(()) }, 1), Err(Refusal::Busy { .. })), "one that is being opened");
 }
 
 #[test]
@@ -283,7 +285,7 @@ fn a_time_out_counts_from_the_start_and_an_end_before_it_stands() {
     runs.spawned(at(300), 2, 101, 1, UnixMs(0));
     runs.take_actions();
     runs.exited(2, Exit::Code(0), UnixMs(900));
-    assert_eq!(runs.next_deadline_us(), Some(200 + SECOND));
+    assert_eq!(runs.next_deadline_us(at(900)), Some(200 + SECOND));
     runs.tick(at(200 + SECOND));
     assert_eq!(transcript(&mut runs), "stop #1 grace 10000 TimedOut");
     for token in [1, 2] {
@@ -305,7 +307,7 @@ fn the_output_is_closed_a_while_after_the_processes_are_gone() {
     runs.group_gone(at(1000), 1);
     runs.take_actions();
     assert_eq!((runs.counts().running, runs.counts().live), (0, 1), "its slot is free, it has not ended");
-    assert_eq!(runs.next_deadline_us(), Some(1000 + LINGER_US));
+    assert_eq!(runs.next_deadline_us(at(1000)), Some(1000 + LINGER_US));
     runs.tick(at(1000 + LINGER_US));
     assert_eq!(transcript(&mut runs), "close #1");
     runs.captured(1, captured());

@@ -138,6 +138,7 @@ impl SpoolFile {
     /// Finds the batches of a region: from its start, as long as each continues the one before.
     fn scan(&mut self, region: usize, is_verified: bool) -> io::Result<()> {
         let limit = self.regions.get(region + 1).map_or(u64::MAX, |next| next.start);
+        let length = self.file.metadata()?.len();
         loop {
             let at = &self.regions[region];
             let mut bytes = [0; batch::HEADER_BYTES];
@@ -155,7 +156,7 @@ impl SpoolFile {
             };
             let found = BatchAt { position: at.end, header };
             let end = at.end + (batch::HEADER_BYTES as u64) + u64::from(header.body_bytes);
-            if end > limit {
+            if end > limit || end > length {
                 return Ok(());
             }
             if is_verified && self.read_batch(&found).is_err() {
@@ -167,19 +168,13 @@ impl SpoolFile {
 
     /// Writes a batch that will be written again when it is longer.
     pub fn write_open(&mut self, batch: &Batch) -> io::Result<()> {
-        let bytes = batch.encode();
-        let position = self.place();
-        self.file.write_all_at(&bytes, position)?;
-        let region = &mut self.regions[self.current];
-        region.high_water = region.high_water.max(position + bytes.len() as u64);
-        Ok(())
+        self.put(&batch.encode()).map(|_| ())
     }
 
     /// Writes a batch for good.
     pub fn write(&mut self, batch: &Batch) -> io::Result<()> {
         let bytes = batch.encode();
-        let position = self.place();
-        self.file.write_all_at(&bytes, position)?;
+        let position = self.put(&bytes)?;
         let mut header = [0; batch::HEADER_BYTES];
         header.copy_from_slice(&bytes[..batch::HEADER_BYTES]);
         let end = position + bytes.len() as u64;
@@ -187,6 +182,19 @@ impl SpoolFile {
             self.regions[self.current].enter(BatchAt { position, header }, end);
         }
         Ok(())
+    }
+
+    /// Writes bytes where the next batch goes, and says where that was.
+    fn put(&mut self, bytes: &[u8]) -> io::Result<u64> {
+        let position = self.place();
+        let region = &mut self.regions[self.current];
+        region.high_water = region.high_water.max(position + bytes.len() as u64);
+        self.file.write_all_at(bytes, position).map_err(|error| {
+            // Readers end here; what can't be written at all can't be read either.
+            let _ = self.file.write_all_at(&[0; batch::HEADER_BYTES], position);
+            error
+        })?;
+        Ok(position)
     }
 
     /// Where the next batch goes; a full region is followed by the other tail, which forgets what it had.
