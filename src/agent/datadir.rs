@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,7 +25,9 @@ impl DataDir {
     ///
     /// Errors: another agent uses it, or it can't be read or written, or its id file is none.
     pub fn open(path: &Path) -> Result<DataDir> {
-        fs::create_dir_all(path).with_context(|| format!("can't create the worker's data directory {}", path.display()))?;
+        // The journal holds what small commands print.
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.with_context(|| format!("can't create the worker's data directory {}", path.display()))?;
         let lock_path = path.join(LOCK_FILE);
         let lock = OpenOptions::new()
             .create(true)

@@ -68,6 +68,7 @@ pub struct Replay {
     pub is_of_other_boot: bool,
     /// The highest number of a file that was found.
     last_number: u64,
+    /// Files that were read, oldest first.
     found: Vec<u64>,
 }
 
@@ -78,14 +79,14 @@ pub fn boot_id() -> Result<Uuid> {
     Uuid::parse_str(text.trim()).with_context(|| format!("{path} holds no UUID"))
 }
 
-/// Reads what earlier lives have written to `dir`.
+/// Reads what earlier lives have written to `dir`, and cuts off what a crash has torn.
 ///
 /// Errors: a file that can't be read, belongs to another data directory, is of another version, or is damaged.
 pub fn replay(dir: &Path, owner: Owner) -> Result<Replay> {
     let mut replay = Replay::default();
     replay.found = numbers(dir)?;
     replay.last_number = replay.found.last().copied().unwrap_or(0);
-    for number in replay.found.clone() {
+    for number in std::mem::take(&mut replay.found) {
         let path = path(dir, number);
         let mut bytes = Vec::new();
         File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).with_context(|| format!("can't read {}", path.display()))?;
@@ -98,9 +99,10 @@ fn replay_file(replay: &mut Replay, path: &Path, number: u64, bytes: &[u8], owne
     let is_last = number == replay.last_number;
     let Some(boot) = read_header(path, number, bytes, owner)? else {
         ensure!(is_last || replay.is_of_other_boot, damaged(path, 0));
-        log::warn!("{} was begun and holds nothing: ignored", path.display());
-        return Ok(());
+        log::warn!("{} was begun and holds nothing: removed", path.display());
+        return fs::remove_file(path).with_context(|| format!("can't remove {}", path.display()));
     };
+    replay.found.push(number);
     let is_of_other_boot = boot != owner.boot;
     replay.is_of_other_boot |= is_of_other_boot;
     let mut at = HEADER_BYTES;
@@ -114,7 +116,8 @@ fn replay_file(replay: &mut Replay, path: &Path, number: u64, bytes: &[u8], owne
                 let is_torn = is_last && tear == Tear::AtEnd;
                 ensure!(is_torn || is_of_other_boot, damaged(path, at));
                 log::warn!("{}: cut off at byte {at}, {} bytes behind it were not written whole", path.display(), bytes.len() - at);
-                return Ok(());
+                let cut = OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(at as u64));
+                return cut.with_context(|| format!("can't cut off {}", path.display()));
             }
         }
     }
@@ -393,6 +396,9 @@ mod tests {
             fs::write(&path, &whole[..length]).unwrap();
             let records = replay(dir.path(), OWNER).unwrap().records;
             assert_eq!(records.len(), frames.iter().filter(|end| **end <= length).count(), "cut at {length}");
+            let later = write(dir.path(), &[]);
+            assert!(replay(dir.path(), OWNER).is_ok(), "what was cut off once does not come up again behind a newer file");
+            fs::remove_file(later).unwrap();
         }
         let mut zeros = whole[..frames[1]].to_vec();
         zeros.resize(whole.len() + 100, 0);

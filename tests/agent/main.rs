@@ -1,6 +1,7 @@
 //! The agent with real processes through the real guardian. A small controller inside the tests stands for the leader.
 
 mod leader;
+mod load;
 mod orders;
 mod outcomes;
 mod output;

@@ -147,11 +147,13 @@ async fn a_grandchild_that_holds_the_pipe_is_ended_with_its_run() {
 #[tokio::test]
 async fn a_daemon_that_left_the_group_with_the_pipe_does_not_hold_the_run() {
     let world = World::new().await;
-    let ended = world.run("setsid sh -c 'echo daemon; exec sleep 300' & sleep 0.2; echo now").await;
+    let up = world.path("up");
+    let daemon = format!("setsid sh -c 'echo daemon; touch {0}; exec sleep 300' & while [ ! -e {0} ]; do sleep 0.01; done", up.display());
+    let ended = world.run(&format!("{daemon}; echo now")).await;
     assert_end(&ended, RunState::Succeeded, Some(0), None);
     let output = inline_text(&ended);
     assert!(output.contains("now\n") && output.contains("daemon\n"), "{output}");
-    assert_eq!(world.agent.status().counts.live, 0);
+    world.agent.watch_status().wait_for(|status| status.counts.live == 0 && status.counts.running == 0).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Output while a run goes on, and as long as the store does not have it.
 
+use chrono_flow::model::Stream;
 use chrono_flow::rpc::wire::{ReadOutput, Refusal};
 
 use crate::support::{World, context, stage, stage_in, text, until};
@@ -75,8 +76,17 @@ async fn a_spool_at_its_limit_takes_no_new_work_until_there_is_room() {
 }
 
 #[tokio::test]
-async fn both_streams_keep_the_order_in_which_they_were_written_with_pauses() {
+async fn both_streams_keep_the_order_in_which_they_were_captured() {
     let world = World::new().await;
-    let ended = world.run("for n in 1 2 3; do echo out$n; sleep 0.05; echo err$n >&2; sleep 0.05; done").await;
-    assert_eq!(text(&ended.output.unwrap()), "out1\nerr1\nout2\nerr2\nout3\nerr3\n");
+    let wait = |name: &str| format!("while [ ! -e {} ]; do sleep 0.01; done", world.path(name).display());
+    let stage = stage(&format!("echo out1; {}; echo err1 >&2; {}; echo out2", wait("first"), wait("second")));
+    let run = stage.run;
+    world.stage(vec![stage]).await;
+    world.read_until(run, |text| text == "out1\n").await;
+    std::fs::write(world.path("first"), "").unwrap();
+    world.read_until(run, |text| text == "out1\nerr1\n").await;
+    std::fs::write(world.path("second"), "").unwrap();
+    let parts = world.leader.ended(run).await.output.unwrap();
+    let streams: Vec<Stream> = parts.iter().map(|part| part.stream).collect();
+    assert_eq!((text(&parts).as_str(), streams), ("out1\nerr1\nout2\n", vec![Stream::Stdout, Stream::Stderr, Stream::Stdout]));
 }

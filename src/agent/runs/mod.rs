@@ -25,7 +25,7 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::model::{ClusterId, Epoch, JobId, OutputPart, RunId, SessionId, UnixMs};
+use crate::model::{ClusterId, Epoch, OutputPart, RunId, SessionId, UnixMs};
 use crate::rpc::wire::{HeldPhase, HeldRun};
 
 pub use sessions::Claims;
@@ -330,9 +330,5 @@ impl Ended {
             output: Some(Vec::new()),
             spooled_bytes: 0,
         }
-    }
-
-    pub fn job(&self) -> JobId {
-        self.job
     }
 }

@@ -202,8 +202,14 @@ impl Runs {
 
     fn stop_all(&mut self, grace_max_ms: u64) {
         self.drain = Drain::Stopped { grace_max_ms };
-        for run in self.tokens.values().copied().collect::<Vec<_>>() {
-            self.stop(run, Ending::Cancelled(Reason::Drained), grace_max_ms);
+        for (token, run) in self.tokens.iter().map(|(token, run)| (*token, *run)).collect::<Vec<_>>() {
+            let why = Ending::Cancelled(Reason::Drained);
+            if self.live(token).is_some_and(|(_, _, live)| live.is_ending() && !live.group_gone) {
+                // Its outcome stands, but its grace may be long.
+                self.actions.push(Action::Stop { token, grace_ms: grace_max_ms, why });
+            } else {
+                self.stop(run, why, grace_max_ms);
+            }
         }
     }
 
@@ -216,10 +222,12 @@ impl Runs {
 
     /// The leader has applied a run's end at this ledger index; 0: the store has it already.
     pub fn acknowledged(&mut self, now: Now, run: RunId, index: u64) {
-        let Some(Held { phase: Phase::Ended { closed_at, .. }, .. }) = self.held.get_mut(&run) else { return };
+        let Some(Held { phase: Phase::Ended { ended, closed_at }, .. }) = self.held.get_mut(&run) else { return };
         if closed_at.is_some() {
             return;
         }
+        // Of a run without output, nothing is kept for the store: the leader has all there is.
+        let index = if ended.is_without_output() { 0 } else { index };
         *closed_at = Some(index);
         self.unreported -= 1;
         self.closed.insert((index, run));
@@ -262,5 +270,10 @@ impl Live {
             group_gone: false,
             captured: None,
         }
+    }
+
+    /// It has a process that was told to stop, or whose main part has ended.
+    fn is_ending(&self) -> bool {
+        self.process.is_some() && (self.ending.is_some() || self.exit.is_some())
     }
 }

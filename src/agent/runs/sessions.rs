@@ -53,9 +53,16 @@ impl Runs {
     pub fn opened(&mut self, cluster: ClusterId, session: SessionId, term: u64) {
         self.cluster = Some(cluster);
         self.session = Some(session);
-        self.term = self.term.max(term);
+        self.see_term(term);
         self.tombstones.forget_revoked();
         self.journal(Record::Session { cluster, session });
+    }
+
+    /// The leader of a new term may use connections that are older than those of the one before.
+    fn see_term(&mut self, term: u64) {
+        if term > self.term {
+            (self.term, self.connection) = (term, 0);
+        }
     }
 
     /// A controller that leads has granted time, counted from when the heartbeat was sent. A grant of a deposed leader is worth nothing.
@@ -63,7 +70,7 @@ impl Runs {
         if term < self.term || self.session != Some(session) {
             return;
         }
-        self.term = term;
+        self.see_term(term);
         self.permit_end_us = self.permit_end_us.max(permit_end_us.min(lease_end_us));
         self.lease_end_us = self.lease_end_us.max(lease_end_us);
         self.actions.push(Action::SetLease { permit_end_us: self.permit_end_us, lease_end_us: self.lease_end_us });

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::*;
-use crate::model::{Reason, RunState};
+use crate::model::{JobId, Reason};
 use crate::rpc::wire::{Cancel, Order, Refusal, RunRef, Stage, StageResult, Task};
 
 const CLUSTER: ClusterId = ClusterId(Uuid::from_u128(7));
@@ -99,7 +99,8 @@ fn accept(runs: &mut Runs, now: Now, stages: Vec<Stage>) {
 }
 
 fn captured() -> Captured {
-    Captured { bytes: 3, inline: Some(Vec::new()), ..Captured::default() }
+    let part = OutputPart { offset: 0, stream: crate::model::Stream::Stdout, bytes: b"out".to_vec() };
+    Captured { bytes: 3, inline: Some(vec![part]), ..Captured::default() }
 }
 
 /// Tells the table that run #token was started and has ended with `exit`.
@@ -203,10 +204,13 @@ fn orders_that_are_lower_or_other_than_known_are_refused() {
     assert!(runs.check(&order(()), 1).is_err(), "what is left in a connection that was replaced");
     assert_eq!(runs.check(&Order { term: 4, ..order(()) }, 1), Ok(()));
     assert_eq!(runs.check(&order(()), 2), Err(Refusal::OldTerm { seen: 4, given: 3 }));
+    runs.granted(at(0), SESSION, 5, 5 * SECOND, 15 * SECOND, 0);
+    assert_eq!(runs.check(&Order { term: 5, ..order(()) }, 0), Ok(()), "a new leader has had its connection for long");
     runs.lapse(at(0));
-    assert!(matches!(runs.check(&Order { term: 4, ..order(()) }, 1), Err(Refusal::OtherSession { ours: None, .. })));
+    assert!(matches!(runs.check(&Order { term: 4, ..order(()) }, 1), Err(Refusal::OldTerm { .. })));
+    assert!(matches!(runs.check(&Order { term: 5, ..order(()) }, 1), Err(Refusal::OtherSession { ours: None, .. })));
     let session = SessionId(41);
-    assert!(matches!(runs.check(&Order { term: 4, session, ..order(()) }, 1), Err(Refusal::Busy { .. })), "one that is being opened");
+    assert!(matches!(runs.check(&Order { term: 5, session, ..order(()) }, 1), Err(Refusal::Busy { .. })), "one that is being opened");
 }
 
 #[test]
@@ -416,6 +420,40 @@ fn the_journal_can_rebuild_each_phase() {
     assert_eq!(names(&runs, 2), ["revoked"]);
     runs.granted(at(0), SESSION, 3, 0, 0, 9);
     assert!(names(&runs, 1).is_empty());
-    let ended = runs.list().iter().any(|held| held.run == run(1));
-    assert!(!ended && RunState::Succeeded.is_final());
+}
+
+#[test]
+fn a_run_without_output_is_held_only_until_its_report_is_acknowledged() {
+    let mut runs = table(1);
+    accept(&mut runs, at(0), vec![stage(1, 1, 60_000)]);
+    runs.cancel(at(0), &[Cancel { run: run(1), epoch: 1, reason: Reason::Requested }]);
+    runs.take_actions();
+    runs.acknowledged(at(0), run(1), 50);
+    assert_eq!(transcript(&mut runs), "journal acknowledged 1 at 0\nforget 1");
+    assert_eq!(runs.stage(at(0), vec![stage(1, 1, 0)])[0].result, StageResult::Accepted, "and not started again");
+    assert_eq!(runs.counts(), Counts::default());
+}
+
+#[test]
+fn a_drain_shortens_the_grace_of_what_was_stopped_before() {
+    let mut runs = table(2);
+    accept(&mut runs, at(0), vec![stage(1, 1, 0), stage(2, 1, 0)]);
+    runs.tick(at(0));
+    for token in [1, 2] {
+        runs.spawned(at(0), token, 100, 1, UnixMs(0));
+    }
+    runs.cancel(at(0), &[Cancel { run: run(1), epoch: 1, reason: Reason::Requested }]);
+    runs.exited(2, Exit::Code(0), UnixMs(1));
+    runs.drain(at(0), 0, 1_000);
+    runs.take_actions();
+    runs.tick(at(1));
+    let stops = transcript(&mut runs);
+    assert!(stops.contains("stop #1 grace 1000") && stops.contains("stop #2 grace 1000"), "{stops}");
+    for token in [1, 2] {
+        runs.exited(token, Exit::Signal(9), UnixMs(1));
+        runs.captured(token, captured());
+        runs.group_gone(at(2), token);
+    }
+    let end = transcript(&mut runs);
+    assert!(end.contains("report 1 cancelled requested") && end.contains("report 2 succeeded"), "{end}");
 }

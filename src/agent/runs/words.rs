@@ -97,6 +97,11 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// Whether its output has been told in full with its report, as there was none.
+    pub fn is_without_output(&self) -> bool {
+        self.output.as_ref().is_some_and(Vec::is_empty)
+    }
+
     /// Bytes of output that are held in memory and in the journal.
     pub fn inline_bytes(&self) -> u64 {
         self.output.iter().flatten().map(|part| part.bytes.len() as u64).sum()
@@ -120,7 +125,7 @@ pub enum Record {
     Ended(Arc<Ended>),
     /// It did not start under this epoch and will not; written before that is acknowledged (PROTOCOL E1).
     Revoked { run: RunId, epoch: Epoch },
-    /// The leader has its end, applied at this ledger index; 0: recorded already.
+    /// The leader has its end, applied at this ledger index; 0: nothing of it needs to be kept here any more.
     Acknowledged { run: RunId, closed_at: u64 },
     /// The store has every run that was closed at or below this ledger index.
     RecordedUpTo { index: u64 },

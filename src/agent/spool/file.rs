@@ -189,10 +189,9 @@ impl SpoolFile {
         let position = self.place();
         let region = &mut self.regions[self.current];
         region.high_water = region.high_water.max(position + bytes.len() as u64);
-        self.file.write_all_at(bytes, position).map_err(|error| {
+        self.file.write_all_at(bytes, position).inspect_err(|_| {
             // Readers end here; what can't be written at all can't be read either.
             let _ = self.file.write_all_at(&[0; batch::HEADER_BYTES], position);
-            error
         })?;
         Ok(position)
     }

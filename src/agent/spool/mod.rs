@@ -7,6 +7,7 @@ mod file;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -35,7 +36,9 @@ pub struct Spool {
 impl Spool {
     /// The spool in `dir`, which is made if it doesn't exist.
     pub fn open(dir: PathBuf, bytes_max: u64, inline_bytes_max: u64) -> Result<Spool> {
-        fs::create_dir_all(&dir).with_context(|| format!("can't create {}", dir.display()))?;
+        // What commands print is nobody else's business.
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.with_context(|| format!("can't create {}", dir.display()))?;
         Ok(Spool { dir, bytes_max, used: 0, inline: 0, inline_bytes_max, is_declining: false })
     }
 
