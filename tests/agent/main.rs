@@ -2,6 +2,7 @@
 
 mod leader;
 mod load;
+mod log;
 mod orders;
 mod outcomes;
 mod output;

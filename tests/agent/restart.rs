@@ -12,7 +12,7 @@ use chrono_flow::rpc::wire::{Refusal, RunRef, Stage, StageResult, WorkerClient};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::leader::Leader;
-use crate::support::{config, context, is_alive, lines, order, stage, stage_in, text, until};
+use crate::support::{GuardianEnd, config, context, is_alive, lines, order, stage, stage_in, text, until};
 
 const DIR: &str = "CHRONO_FLOW_TEST_AGENT_DIR";
 
@@ -78,17 +78,13 @@ impl Machine {
         self.agent.kill().unwrap();
         self.agent.wait().unwrap();
     }
-
-    /// Starts the next agent; waits for its session.
-    async fn restart(&mut self) {
-        let sessions = self.leader.with(|state| state.opened.len());
-        (self.agent, self.worker) = start(self.dir.path(), &self.leader, sessions).await;
-    }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
+        let guardian = GuardianEnd::of(&self.path("data"));
         self.kill();
+        drop(guardian);
     }
 }
 
@@ -125,7 +121,8 @@ async fn a_killed_agent_takes_its_runs_with_it_and_the_next_one_tells_the_truth(
     machine.leader.until("the news of the start", |state| state.started.contains(&runs[0]).then_some(())).await;
     // What goes on for a while is in the spool, and survives.
     let spooled = machine.path(&format!("data/spool/{}.out", runs[0]));
-    until("the output so far is in the spool", || spooled.exists()).await;
+    let is_spooled = || std::fs::read(&spooled).is_ok_and(|bytes| bytes.ends_with(b"partial\n"));
+    until("the output so far is in the spool", is_spooled).await;
     machine.kill();
     let pid: u32 = lines(&started)[0].parse().unwrap();
     until("the group is dead", || !is_alive(pid)).await;

@@ -19,6 +19,25 @@ pub struct World {
     pub leader: Leader,
     pub agent: Agent,
     pub worker: WorkerClient,
+    _guardian: GuardianEnd,
+}
+
+/// Waits for the end of the guardian when it is dropped, after its agent.
+pub struct GuardianEnd(pub u32);
+
+impl GuardianEnd {
+    pub fn of(data_dir: &Path) -> GuardianEnd {
+        GuardianEnd(std::fs::read_to_string(data_dir.join("guardian.lock")).unwrap().trim().parse().unwrap())
+    }
+}
+
+impl Drop for GuardianEnd {
+    fn drop(&mut self) {
+        let until = Instant::now() + PATIENCE;
+        while is_alive(self.0) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 pub fn config(data_dir: &Path) -> AgentConfig {
@@ -45,9 +64,10 @@ impl World {
         let leader = Leader::new();
         let mut config = config(&dir.path().join("data"));
         change(&mut config);
+        let data_dir = config.data_dir.clone();
         let agent = Agent::start(config, vec![Arc::new(leader.clone())]).await.unwrap();
         let worker = connect(&agent);
-        let world = World { dir, leader, agent, worker };
+        let world = World { dir, leader, agent, worker, _guardian: GuardianEnd::of(&data_dir) };
         world.in_session().await;
         world
     }

@@ -6,26 +6,31 @@
 //! It has a runtime of its own, so that nothing else in the process delays a start. Blocking calls in it are file writes to the page cache
 //! only. What it leaves out: the network (`service`, `session`, `reports`, on the surrounding runtime).
 
+mod commands;
+mod live;
+
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
-use super::capture::{Capture, Event};
-use super::environment;
-use super::guardian::{self, Guardian, Notice};
-use super::joblog::{JobLog, Lines};
-use super::journal::{Journal, Replay};
-use super::output::{self, Output};
-use super::reports::Outbox;
-use super::runs::{Action, Captured, Claims, Counts, Ended, Ending, Exit, Launch, OutputPlace, Runs, SpawnFailure, Token};
-use super::spool::Spool;
-use super::timer::{self, Alarm};
-use crate::model::{ClusterId, OutputPart, RunId, RunState, SessionId};
-use crate::rpc::wire::{Cancel, HeldRun, Order, OutputPage, ReadOutput, Refusal, RevokeAck, RunRef, Stage, StageAck};
+use crate::agent::capture::{Capture, Event};
+use crate::agent::environment;
+use crate::agent::guardian::{self, Guardian, Notice};
+use crate::agent::joblog::{JobLog, Lines};
+use crate::agent::journal::{Journal, Replay};
+use crate::agent::output::{self, Output};
+use crate::agent::reports::Outbox;
+use crate::agent::runs::{Action, Ending, Exit, Launch, OutputPlace, Runs, SpawnFailure, Token};
+use crate::agent::spool::Spool;
+use crate::agent::timer::{self, Alarm};
+use crate::model::OutputPart;
+use crate::rpc::wire::{ReadOutput, Refusal};
+
+pub use commands::{AgentStatus, Command, Granted, OutputSource, Reply};
+use live::LiveRun;
 
 /// Requests that wait for the driver, at most.
 pub const COMMANDS_QUEUED_MAX: usize = 1024;
@@ -35,100 +40,6 @@ const EVENTS_A_TURN_MAX: usize = 512;
 const FLUSH_US: i64 = 1_000_000;
 /// Bytes of one page of a running command's output, which this thread reads itself.
 const LIVE_PAGE_BYTES_MAX: u32 = 128 * 1024;
-
-/// An answer to come.
-pub type Reply<T> = oneshot::Sender<T>;
-
-/// What the driver is asked.
-pub enum Command {
-    Stage {
-        order: Order<Vec<Stage>>,
-        connection: u64,
-        reply: Reply<Result<Vec<StageAck>, Refusal>>,
-    },
-    Revoke {
-        order: Order<Vec<RunRef>>,
-        connection: u64,
-        reply: Reply<Result<Vec<RevokeAck>, Refusal>>,
-    },
-    Cancel {
-        order: Order<Vec<Cancel>>,
-        connection: u64,
-        reply: Reply<Result<(), Refusal>>,
-    },
-    List {
-        order: Order<()>,
-        connection: u64,
-        reply: Reply<Result<Vec<HeldRun>, Refusal>>,
-    },
-    ReadOutput {
-        request: ReadOutput,
-        reply: Reply<Result<OutputSource, Refusal>>,
-    },
-    /// Ends the session here, if one is open, and says what the next one is to be told.
-    Claims {
-        reply: Reply<Claims>,
-    },
-    Opened {
-        cluster: ClusterId,
-        session: SessionId,
-        term: u64,
-        granted: Granted,
-        reply: Reply<()>,
-    },
-    Granted {
-        session: SessionId,
-        term: u64,
-        granted: Granted,
-    },
-    /// The leader says that this session is over.
-    SessionOver {
-        session: SessionId,
-    },
-    /// These ends are applied, at these indexes.
-    Acknowledged(Vec<(RunId, u64)>),
-    Drain {
-        in_us: i64,
-        grace_max_ms: u64,
-    },
-    Stop,
-}
-
-/// A grant, in this machine's BOOTTIME.
-#[derive(Clone, Copy, Debug)]
-pub struct Granted {
-    pub permit_end_us: i64,
-    pub lease_end_us: i64,
-    pub recorded_up_to: u64,
-}
-
-/// Where the reader of an output gets it.
-pub enum OutputSource {
-    Page(OutputPage),
-    /// Nothing behind `page` yet; the number is how much can be read, and it grows until the run has ended.
-    Growing {
-        page: OutputPage,
-        readable: watch::Receiver<u64>,
-    },
-    /// The run waits for its instant.
-    NotYet,
-    /// In this file; nothing is added to it.
-    Spooled {
-        path: PathBuf,
-        has_ended: bool,
-    },
-}
-
-/// What the agent as a whole does.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct AgentStatus {
-    pub cluster: Option<ClusterId>,
-    pub session: Option<SessionId>,
-    pub counts: Counts,
-    pub is_draining: bool,
-    /// Why no new work is taken, if it can't be.
-    pub trouble: Option<Arc<str>>,
-}
 
 /// What the driver is made of.
 pub struct Parts {
@@ -155,17 +66,6 @@ pub struct Driver {
     /// Sent when the journal is written.
     answers: Vec<Box<dyn FnOnce()>>,
     flushed_at_us: i64,
-}
-
-/// What the driver holds of a run that is starting or running.
-struct LiveRun {
-    launch: Arc<Launch>,
-    late_us: i64,
-    asked_at_us: i64,
-    output: Output,
-    lines: Option<Lines>,
-    /// Kept once somebody reads along.
-    readable: Option<watch::Sender<u64>>,
 }
 
 impl Driver {
@@ -220,13 +120,13 @@ impl Driver {
             Taken::Notice(notice) => self.notice(notice)?,
             Taken::Command(command) => self.command(command),
         };
-        self.read_pipes()?;
         for _ in 0..EVENTS_A_TURN_MAX {
             match futures::FutureExt::now_or_never(self.spawns.next()) {
                 Some(Some((token, result))) => is_going_on &= self.spawned(token, result)?,
                 Some(None) | None => break,
             }
         }
+        self.read_pipes()?;
         for _ in 0..EVENTS_A_TURN_MAX {
             match self.parts.notices.try_recv() {
                 Ok(notice) => is_going_on &= self.notice(Some(notice))?,
@@ -247,15 +147,8 @@ impl Driver {
         let now = timer::now();
         match result {
             Ok(spawned) => {
-                if let Some(live) = self.live.get(&token) {
-                    let (launch, late_ms) = (&live.launch, (live.late_us + now.boot_us - live.asked_at_us) as f64 / 1000.0);
-                    self.parts.log.event(|| {
-                        let Launch { run, job_name, attempt, .. } = &**launch;
-                        format!(
-                            "job {job_name:?} run {run} started (attempt {attempt}, process {}, {late_ms:.1} ms after its instant)",
-                            spawned.pid
-                        )
-                    });
+                if let Some(live) = self.live.get_mut(&token) {
+                    live.say_started(now.boot_us);
                 }
                 self.parts.runs.spawned(now, token, spawned.pid, spawned.start_time_ticks, spawned.at.wall);
             }
@@ -489,7 +382,7 @@ impl Driver {
             Action::ReportStarted { run, epoch, at } => outbox.started(run, epoch, at),
             Action::ReportEnded(ended) => {
                 spool.hold_inline(ended.inline_bytes());
-                self.parts.log.event(|| end_line(&ended));
+                self.parts.log.event(|| live::end_line(&ended));
                 self.parts.outbox.ended(ended);
             }
             Action::ReportAgain(ended) => outbox.ended(ended),
@@ -529,9 +422,17 @@ impl Driver {
         };
         let guardian = self.parts.guardian.clone();
         self.spawns.push(Box::pin(async move { (token, guardian.spawn(order).await) }));
-        let output = Output::new(launch.run, launch.task.max_output_bytes);
-        let lines = Lines::new(&self.parts.log, &launch.job_name, launch.run, now.boot_us);
-        self.live.insert(token, LiveRun { launch, late_us, asked_at_us: now.boot_us, output, lines, readable: None });
+        let live = LiveRun {
+            late_us,
+            asked_at_us: now.boot_us,
+            log: self.parts.log.clone(),
+            is_start_said: false,
+            output: Output::new(launch.run, launch.task.max_output_bytes),
+            lines: Lines::new(&self.parts.log, &launch.job_name, launch.run, now.boot_us),
+            readable: None,
+            launch,
+        };
+        self.live.insert(token, live);
     }
 
     fn publish(&self) {
@@ -559,55 +460,10 @@ enum Taken {
     Command(Option<Command>),
 }
 
-impl LiveRun {
-    fn push(&mut self, spool: &mut Spool, now_us: i64, stream: crate::model::Stream, bytes: &[u8]) {
-        self.output.push(spool, stream, bytes);
-        if let Some(lines) = &mut self.lines {
-            lines.push(now_us, stream, bytes);
-        }
-        if let Some(readable) = &self.readable {
-            readable.send_replace(self.output.readable());
-        }
-    }
-
-    fn finish(self, spool: &mut Spool) -> Captured {
-        if let Some(lines) = self.lines {
-            lines.finish();
-        }
-        self.output.finish(spool)
-    }
-}
-
 fn guardian_lost() -> anyhow::Error {
     anyhow!("the guardian process has died, and with it the hold on the commands it started: the worker must be started anew")
 }
 
 fn boot_ms(boot_us: i64) -> u64 {
     u64::try_from(boot_us / 1000).unwrap_or(0)
-}
-
-/// The log line of a run's end.
-fn end_line(ended: &Ended) -> String {
-    let outcome = &ended.outcome;
-    let mut text = format!("job {:?} run {} {}", ended.job_name, ended.run, outcome.state.name());
-    let mut add = |more: String| {
-        text.push_str(", ");
-        text.push_str(&more);
-    };
-    if let Some(code) = outcome.exit_code.filter(|_| outcome.state != RunState::Succeeded) {
-        add(format!("exit code {code}"));
-    }
-    if let Some(signal) = outcome.signal {
-        add(format!("signal {signal}"));
-    }
-    if let Some(reason) = outcome.reason {
-        add(reason.name().into());
-    }
-    if let Some(started_at) = outcome.started_at {
-        add(format!("{} ms, {} bytes of output", outcome.finished_at.since(started_at), outcome.output_bytes));
-    }
-    if let Some(error) = &outcome.error {
-        add(error.clone());
-    }
-    text
 }
