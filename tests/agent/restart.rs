@@ -78,6 +78,12 @@ impl Machine {
         self.agent.kill().unwrap();
         self.agent.wait().unwrap();
     }
+
+    /// Starts the next agent; waits for its session.
+    async fn restart(&mut self) {
+        let sessions = self.leader.with(|state| state.opened.len());
+        (self.agent, self.worker) = start(self.dir.path(), &self.leader, sessions).await;
+    }
 }
 
 impl Drop for Machine {
