@@ -4,6 +4,7 @@
 //! everything that must hold in spite of a clock being set is a duration, counted on CLOCK_BOOTTIME by its receiver.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -44,6 +45,8 @@ pub enum Refusal {
     OtherSession { ours: Option<SessionId>, given: SessionId },
     #[error("not the leader (the leader is {leader:?})")]
     NotLeader { leader: Option<NodeId> },
+    /// May be repeated soon. Also a worker's answer to an order for a session that is being opened: the leader has applied it, and its
+    /// answer has not arrived there yet.
     #[error("too busy: {what}")]
     Busy { what: String },
     #[error("unknown run {0}")]
@@ -88,7 +91,7 @@ pub struct Stage {
 }
 
 /// What to execute, and within which limits.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
     /// For `sh -c`.
     pub command: String,
@@ -98,6 +101,21 @@ pub struct Task {
     pub timeout_ms: Option<u64>,
     pub kill_grace_ms: u64,
     pub max_output_bytes: u64,
+}
+
+impl fmt::Debug for Task {
+    /// Without the values of the environment, which are in no log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Task { command, env, working_dir, timeout_ms, kill_grace_ms, max_output_bytes } = self;
+        f.debug_struct("Task")
+            .field("command", command)
+            .field("env", &env.keys().collect::<Vec<_>>())
+            .field("working_dir", working_dir)
+            .field("timeout_ms", timeout_ms)
+            .field("kill_grace_ms", kill_grace_ms)
+            .field("max_output_bytes", max_output_bytes)
+            .finish()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
