@@ -242,6 +242,8 @@ async fn a_write_that_fails_leaves_nothing_behind() {
     let (harness, store) = open_fresh::<Sqlite>().await;
     let trigger = "CREATE TRIGGER no BEFORE INSERT ON jobs WHEN new.name LIKE '%7' BEGIN SELECT RAISE(ABORT, 'not this one'); END";
     harness.raw().execute_batch(trigger).unwrap();
+    assert!(store.create_job(spec("alone 7"), NOON).await.is_err());
+    assert_eq!(store.change_seq().await, Ok(0));
     let creates = (0..40).map(|number| {
         let store = store.clone();
         tokio::spawn(async move { (number, store.create_job(spec(&format!("job {number}")), NOON).await) })
@@ -260,6 +262,7 @@ async fn a_transaction_that_is_lost_is_lost_for_all_who_shared_it() {
     let (harness, store) = open_fresh::<Sqlite>().await;
     let trigger = "CREATE TRIGGER no BEFORE INSERT ON jobs WHEN new.name LIKE '%7' BEGIN SELECT RAISE(ROLLBACK, 'all gone'); END";
     harness.raw().execute_batch(trigger).unwrap();
+    assert!(store.create_job(spec("alone 7"), NOON).await.is_err());
     let creates = (0..40).map(|number| {
         let store = store.clone();
         tokio::spawn(async move { (number, store.create_job(spec(&format!("job {number}")), NOON).await) })
