@@ -10,9 +10,13 @@ const ARGUMENT_BYTES_MAX: usize = 100 * 1024;
 
 /// Why nothing was started.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub errno: i32,
-    pub text: String,
+pub(super) enum Failure {
+    /// Its time to start ran out on the way.
+    TooLate,
+    Error {
+        errno: i32,
+        text: String,
+    },
 }
 
 pub(super) struct Command {
@@ -76,7 +80,7 @@ fn parts(mut command: &str) -> Vec<&str> {
 fn environment(pairs: &[(&str, &str)]) -> Result<Vec<CString>, Failure> {
     let variable = |(name, value): &(&str, &str)| {
         if name.is_empty() || name.contains('=') {
-            return Err(Failure { errno: libc::EINVAL, text: format!("`{name}` can't be the name of a variable") });
+            return Err(Failure::Error { errno: libc::EINVAL, text: format!("`{name}` can't be the name of a variable") });
         }
         c_string(&format!("{name}={value}"), "the environment")
     };
@@ -84,7 +88,7 @@ fn environment(pairs: &[(&str, &str)]) -> Result<Vec<CString>, Failure> {
 }
 
 fn c_string(text: &str, what: &str) -> Result<CString, Failure> {
-    CString::new(text).map_err(|_| Failure { errno: libc::EINVAL, text: format!("{what} contains a NUL byte") })
+    CString::new(text).map_err(|_| Failure::Error { errno: libc::EINVAL, text: format!("{what} contains a NUL byte") })
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {

@@ -90,7 +90,7 @@ fn close_inherited() {
 fn take_link() -> io::Result<OwnedFd> {
     let stdin = rustix::stdio::stdin();
     let link = rustix::io::fcntl_dupfd_cloexec(stdin, 3)?;
-    rustix::net::sockopt::socket_type(&link)?;
+    rustix::net::sockopt::socket_type(&link).map_err(|_| io::Error::other("standard input is no link to an agent"))?;
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     Ok(link)
 }
@@ -113,8 +113,8 @@ fn wait_for_lock(link: &OwnedFd, data_dir: &Path) -> io::Result<Option<File>> {
             return Ok(None);
         }
     }
-    file.set_len(0)?;
-    writeln!(file, "{}", std::process::id())?;
+    // For people: a full disk is no reason not to work.
+    let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(Some(file))
 }
 

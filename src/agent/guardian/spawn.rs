@@ -22,7 +22,7 @@ use rustix::process::{Pid, setpgid};
 
 use super::command::{Command, Failure, SHELL};
 use super::proc_table;
-use crate::agent::clock::{Moment, boottime_ns};
+use crate::agent::clock::{Moment, boottime_ms, boottime_ns};
 
 /// Starts at a time; not fewer than the client's window.
 const STARTS_MAX: usize = 64;
@@ -71,8 +71,8 @@ struct Plan {
     argv: *const *const c_char,
     envp: *const *const c_char,
     cwd: *const c_char,
-    stdout: c_int,
-    stderr: c_int,
+    output: [c_int; 2],
+    deadline_boot_ms: u64,
     /// 1 while the child is in this memory; then the kernel writes 0.
     is_here: AtomicU32,
     /// What failed, if something did; written before `is_here` becomes 0.
@@ -83,21 +83,23 @@ struct Plan {
 const STEP_GROUP: i32 = 1;
 const STEP_CWD: i32 = 2;
 const STEP_OUTPUT: i32 = 3;
-const STEP_EXEC: i32 = 4;
+const STEP_DEADLINE: i32 = 4;
+const STEP_EXEC: i32 = 5;
 
 impl Starts {
     /// Makes a process that goes on to become the command. Its group exists when this returns.
-    pub fn start(&mut self, token: u64, command: Command, stdout: &OwnedFd, stderr: &OwnedFd) -> Result<Started, Failure> {
+    /// The child looks at the clock once more before its exec, because its way there may be long.
+    pub fn start(&mut self, token: u64, command: Command, output: [&OwnedFd; 2], deadline_boot_ms: u64) -> Result<Started, Failure> {
         if self.under_way.len() >= STARTS_MAX {
-            return Err(Failure { errno: libc::EAGAIN, text: format!("{STARTS_MAX} starts are under way already") });
+            return Err(Failure::Error { errno: libc::EAGAIN, text: format!("{STARTS_MAX} starts are under way already") });
         }
         let vectors = [command.argv(), command.envp()];
         let plan = Box::new(Plan {
             argv: vectors[0].as_ptr(),
             envp: vectors[1].as_ptr(),
             cwd: command.cwd().map_or(std::ptr::null(), |cwd| cwd.as_ptr()),
-            stdout: stdout.as_raw_fd(),
-            stderr: stderr.as_raw_fd(),
+            output: output.map(AsRawFd::as_raw_fd),
+            deadline_boot_ms,
             is_here: AtomicU32::new(1),
             failed_step: AtomicI32::new(0),
             failed_errno: AtomicI32::new(0),
@@ -140,6 +142,7 @@ impl Start {
                 let cwd = self.command.cwd().unwrap_or_default().to_string_lossy();
                 Err(failure(error, &format!("working directory `{cwd}`")))
             }
+            STEP_DEADLINE => Err(Failure::TooLate),
             STEP_OUTPUT => Err(failure(error, "its output")),
             _ => Err(failure(error, &SHELL.to_string_lossy())),
         }
@@ -169,7 +172,7 @@ fn clone_into(stack: &mut Stack, plan: &Plan) -> io::Result<Pid> {
     Pid::from_raw(pid).ok_or_else(|| io::Error::other("no process id"))
 }
 
-/// The child, from clone to exec. Async-signal-safe calls only.
+/// The child, from clone to exec. Async-signal-safe calls only; reading a clock is one.
 extern "C" fn child(plan: *mut c_void) -> c_int {
     // SAFETY: the plan outlives the child's stay in this memory, and nothing in it but its atomics changes meanwhile; all pointers are
     // null or lead to C strings, and the vectors end with a null pointer.
@@ -181,8 +184,11 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
         if !plan.cwd.is_null() && libc::chdir(plan.cwd) != 0 {
             fail(plan, STEP_CWD);
         }
-        if libc::dup2(plan.stdout, libc::STDOUT_FILENO) < 0 || libc::dup2(plan.stderr, libc::STDERR_FILENO) < 0 {
+        if libc::dup2(plan.output[0], libc::STDOUT_FILENO) < 0 || libc::dup2(plan.output[1], libc::STDERR_FILENO) < 0 {
             fail(plan, STEP_OUTPUT);
+        }
+        if boottime_ms() > plan.deadline_boot_ms {
+            fail(plan, STEP_DEADLINE);
         }
         let mut none = MaybeUninit::uninit();
         libc::sigemptyset(none.as_mut_ptr());
@@ -209,5 +215,38 @@ fn start_time_ticks(pid: Pid, before_ns: u64, after_ns: u64) -> u64 {
 }
 
 fn failure(error: io::Error, what: &str) -> Failure {
-    Failure { errno: error.raw_os_error().unwrap_or(libc::EINVAL), text: format!("{what}: {error}") }
+    Failure::Error { errno: error.raw_os_error().unwrap_or(libc::EINVAL), text: format!("{what}: {error}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{WaitOptions, waitpid};
+
+    use super::*;
+    use crate::agent::guardian::messages::SpawnOrder;
+
+    fn run(command: &str, cwd: Option<&str>, deadline_boot_ms: u64) -> (Result<Started, Failure>, Option<i32>) {
+        let order =
+            SpawnOrder { token: 1, command, env: Vec::new(), cwd, not_after_boot_ms: 0, kill_on_lease_end: false, kill_grace_ms: 0 };
+        let null = OwnedFd::from(std::fs::File::options().write(true).open("/dev/null").unwrap());
+        let mut starts = Starts::default();
+        let started = starts.start(1, Command::new(&order).unwrap(), [&null, &null], deadline_boot_ms).unwrap();
+        let (_, status) = waitpid(Some(started.pid), WaitOptions::empty()).unwrap().unwrap();
+        let done = starts.take_done().pop().expect("who has ended has left this memory");
+        (done.outcome, status.exit_status())
+    }
+
+    #[test]
+    fn a_child_becomes_its_command_or_says_why_not() {
+        let (outcome, code) = run("exit 3", None, u64::MAX);
+        assert!(outcome.is_ok() && code == Some(3));
+        let (outcome, code) = run("exit 3", Some("/no/such/directory"), u64::MAX);
+        assert!(matches!(outcome, Err(Failure::Error { errno: libc::ENOENT, .. })) && code == Some(127));
+    }
+
+    #[test]
+    fn a_child_that_comes_to_its_exec_too_late_does_not_go_on() {
+        let (outcome, code) = run("exit 3", None, boottime_ms() - 1);
+        assert!(matches!(outcome, Err(Failure::TooLate)) && code == Some(127));
+    }
 }

@@ -71,7 +71,7 @@ impl Ward {
                 let (Some(stdout), Some(stderr)) = (fds.pop_front(), fds.pop_front()) else {
                     return Err(breach("a spawn order without its descriptors"));
                 };
-                self.spawn(&order, &stdout, &stderr)?;
+                self.spawn(&order, [&stdout, &stderr])?;
                 return Ok(Next::Spawned);
             }
             Order::Stop { token, grace_ms } => self.runs.stop(token, grace_ms, now),
@@ -88,11 +88,13 @@ impl Ward {
     }
 
     /// The one step of PROTOCOL E3: nothing comes between the check and the start.
-    fn spawn(&mut self, order: &SpawnOrder<'_>, stdout: &OwnedFd, stderr: &OwnedFd) -> io::Result<()> {
+    fn spawn(&mut self, order: &SpawnOrder<'_>, output: [&OwnedFd; 2]) -> io::Result<()> {
         let token = order.token;
-        let started = match (Command::new(order), self.refusal(order)) {
-            (_, Some(refusal)) => Err(refusal),
-            (command, None) => command.and_then(|command| self.starts.start(token, command, stdout, stderr)).map_err(Refusal::from),
+        let deadline_boot_ms = order.not_after_boot_ms.min(self.permit_end_boot_ms).min(self.lease_end_boot_ms);
+        let command = Command::new(order);
+        let started = match self.refusal(order) {
+            Some(refusal) => Err(refusal),
+            None => command.and_then(|command| self.starts.start(token, command, output, deadline_boot_ms)).map_err(Refusal::from),
         };
         match started {
             Ok(Started { pid, .. }) => match self.runs.insert(token, pid, order.kill_on_lease_end, order.kill_grace_ms) {
@@ -214,7 +216,10 @@ impl Ward {
 
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Refusal {
-        Refusal::Failed { errno: failure.errno, text: failure.text }
+        match failure {
+            Failure::TooLate => Refusal::TooLate,
+            Failure::Error { errno, text } => Refusal::Failed { errno, text },
+        }
     }
 }
 
