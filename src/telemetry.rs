@@ -4,28 +4,26 @@ use std::io::Write;
 
 use crate::clock;
 
-/// What is logged if RUST_LOG doesn't say otherwise.
-const DEFAULT_FILTER: &str = "info";
+/// Libraries whose `info` is about every call.
+const QUIET: [&str; 3] = ["tarpc", "refinery_core", "raft"];
 
 pub fn start() {
-    let environment = env_logger::Env::default().default_filter_or(DEFAULT_FILTER);
-    let started = env_logger::Builder::from_env(environment)
-        .format(|out, record| {
-            let level = record.level();
-            let style = out.default_level_style(level);
-            let mut line = record.args().to_string();
-            // An event is a line, whatever somebody put into a name or an error.
-            if line.contains(['\n', '\r']) {
-                line = line.replace('\n', "\\n").replace('\r', "\\r");
-            }
-            let target = match record.target() {
-                "job" => "job: ",
-                _ => "",
-            };
-            writeln!(out, "{} {style}{level:<5}{style:#} {target}{line}", Stamp(clock::wall_now().0))
-        })
-        .try_init();
-    if started.is_err() {
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(log::LevelFilter::Info);
+    for module in QUIET {
+        builder.filter_module(module, log::LevelFilter::Warn);
+    }
+    builder.parse_default_env().format(|out, record| {
+        let level = record.level();
+        let style = out.default_level_style(level);
+        let mut line = record.args().to_string();
+        // An event is a line, whatever somebody put into a name or an error.
+        if line.contains(['\n', '\r']) {
+            line = line.replace('\n', "\\n").replace('\r', "\\r");
+        }
+        writeln!(out, "{} {style}{level:<5}{style:#} {line}", Stamp(clock::wall_now().0))
+    });
+    if builder.try_init().is_err() {
         log::debug!("a logger was there already");
     }
 }

@@ -1,7 +1,7 @@
 //! Random histories: jobs of every policy come, change and go; leaders and workers come and go; the store too. Whatever happens, every
 //! fire that the schedules ask for has exactly one fate, and nothing starts twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use chrono_flow::ledger::{Closing, Command};
 use chrono_flow::model::{CatchUp, Job, JobId, JobSpec, Overlap, Reason, Retry, RunState, Trigger, UnixMs};

@@ -52,6 +52,11 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
+    /// Runs that have ended and wait for the store.
+    pub fn unrecorded(&self) -> u64 {
+        self.inner.shared.ledger().unrecorded_len()
+    }
+
     fn overlay(&self, ledger: &Ledger, run: Run) -> Run {
         if run.state.is_final() {
             return run;
