@@ -61,7 +61,8 @@ impl Server {
         while started.elapsed() < PATIENCE {
             let mut answer = ureq::put(&url).header("content-type", "application/json").send(&body)?;
             let job: serde_json::Value = serde_json::from_str(&answer.body_mut().read_to_string()?)?;
-            if job["applied"] == true {
+            // The field is there only while the ledger has it not.
+            if job["applied"] != false {
                 return Ok(());
             }
         }
