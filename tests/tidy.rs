@@ -230,7 +230,9 @@ fn files_are_of_a_size_to_read_and_open_with_what_they_are_for() {
         }
         for (number, line) in text.lines().enumerate() {
             let columns = line.chars().count();
-            if columns > COLUMNS_MAX && !line.contains('"') {
+            // A text can't be broken, and rustfmt doesn't break a list within a macro or a bound.
+            let is_prose = line.trim_start().starts_with("//");
+            if columns > COLUMNS_MAX && is_prose {
                 wrong.push(format!("{path}:{}: {columns} columns", number + 1));
             }
         }
