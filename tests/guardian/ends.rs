@@ -120,8 +120,8 @@ async fn a_grandchild_that_ignores_sigterm_is_killed_after_the_runs_own_grace() 
 #[tokio::test]
 async fn a_zombie_that_nobody_reaps_does_not_keep_its_run_open() {
     let mut fixture = Fixture::new();
-    // The subshell's child ends in the run's group; the subshell itself leaves the group and never waits for it.
-    let command = "(true & exec setsid sh -c 'touch left; exec sleep 1000') >/dev/null 2>&1 & while ! [ -e left ]; do sleep 0.01; done";
+    // The subshell's child ends in the run's group; the subshell itself leaves the group and, forking nothing more, never waits for it.
+    let command = "(true & exec setsid sh -c ': > left; exec sleep 1000') >/dev/null 2>&1 & while ! [ -e left ]; do sleep 0.01; done";
     let running = fixture.start_with(command, |spawn| spawn.kill_grace_ms = 0).await;
     assert_eq!(fixture.finish(running).await.end, End::Code(0));
 }

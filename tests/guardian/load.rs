@@ -5,21 +5,15 @@ use std::collections::HashMap;
 use chrono_flow::agent::guardian::{End, Notice, Spawn};
 use futures::StreamExt;
 
-use crate::support::{Fixture, PATIENCE, children_of, open_files_of, until};
+use crate::support::{Fixture, PATIENCE, children_of, open_files_of, soon, until};
 
 const RUNS: usize = 10_000;
 /// More than the client lets through at a time.
 const AT_A_TIME: usize = 200;
 
-#[tokio::test]
-async fn ten_thousand_spawns_are_answered_and_leave_neither_zombies_nor_descriptors() {
-    let mut fixture = Fixture::new();
-    fixture.run(":").await;
-    let open_before = open_files_of(fixture.pid);
-    let open_here_before = open_files_of(std::process::id());
-    let guardian = fixture.guardian.clone();
+fn request(token: usize) -> Spawn {
     let null = || std::fs::File::options().write(true).open("/dev/null").unwrap().into();
-    let request = |token: usize| Spawn {
+    Spawn {
         token: token as u64,
         command: format!("exit {}", token % 7),
         env: Vec::new(),
@@ -29,7 +23,16 @@ async fn ten_thousand_spawns_are_answered_and_leave_neither_zombies_nor_descript
         not_after_boot_ms: u64::MAX,
         kill_on_lease_end: token.is_multiple_of(2),
         kill_grace_ms: 1000,
-    };
+    }
+}
+
+#[tokio::test]
+async fn ten_thousand_spawns_are_answered_and_leave_neither_zombies_nor_descriptors() {
+    let mut fixture = Fixture::new();
+    fixture.run(":").await;
+    let open_before = open_files_of(fixture.pid);
+    let open_here_before = open_files_of(std::process::id());
+    let guardian = fixture.guardian.clone();
     let tokens = 1_000_000..1_000_000 + RUNS;
     let spawning = futures::stream::iter(tokens.clone()).for_each_concurrent(AT_A_TIME, |token| {
         let guardian = &guardian;
@@ -59,4 +62,23 @@ async fn ten_thousand_spawns_are_answered_and_leave_neither_zombies_nor_descript
     assert_eq!(open_files_of(pid), open_before);
     // Other tests may share this process.
     assert!(open_files_of(std::process::id()) < open_here_before + RUNS / 2);
+}
+
+#[tokio::test]
+async fn a_reader_of_notices_that_lags_delays_no_answer_and_misses_nothing() {
+    const UNREAD: usize = 1_500;
+    let mut fixture = Fixture::new();
+    for token in 1..=UNREAD {
+        soon(fixture.guardian.spawn(request(token))).await.unwrap();
+    }
+    assert!(!soon(fixture.guardian.revoke(1)).await);
+    let (mut exited, mut gone) = (0, 0);
+    while gone < UNREAD {
+        match fixture.notice().await {
+            Notice::Exited { .. } => exited += 1,
+            Notice::GroupGone { .. } => gone += 1,
+            Notice::GuardianLost => panic!("lost"),
+        }
+    }
+    assert_eq!(exited, UNREAD);
 }

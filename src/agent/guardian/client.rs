@@ -5,10 +5,13 @@
 //! - Every spawn that was sent is answered once, or fails with [`SpawnError::Lost`].
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::io::Interest;
+use tokio::net::UnixStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::frames::{self, FRAME_BYTES_MAX, Outbox};
@@ -92,8 +95,8 @@ pub struct Guardian {
 }
 
 impl Guardian {
-    pub(super) fn new() -> (Guardian, Arc<Shared>) {
-        let shared = Shared::new();
+    pub(super) fn new(link: UnixStream) -> (Guardian, Arc<Shared>) {
+        let shared = Shared::new(link);
         (Guardian { owner: Arc::new(Owner { shared: shared.clone() }) }, shared)
     }
 
@@ -137,8 +140,8 @@ impl Guardian {
             }
             state.revokes.entry(token).or_default().push(answer);
             state.append(&Order::Revoke { token });
+            self.owner.shared.send(state);
         }
-        self.owner.shared.wake.notify_one();
         answered.await.unwrap_or(false)
     }
 
@@ -182,8 +185,9 @@ impl Drop for Owner {
 
 /// What handles and the connection share.
 pub(super) struct Shared {
+    pub link: UnixStream,
     state: Mutex<State>,
-    /// Orders wait, or the link is to be closed.
+    /// Orders could not be sent, or the link is to be closed.
     pub wake: Notify,
     window: Arc<Semaphore>,
     /// The guardian's process has ended.
@@ -219,8 +223,9 @@ impl State {
 }
 
 impl Shared {
-    fn new() -> Arc<Shared> {
+    fn new(link: UnixStream) -> Arc<Shared> {
         Arc::new(Shared {
+            link,
             state: Mutex::default(),
             wake: Notify::new(),
             window: Arc::new(Semaphore::new(SPAWNS_IN_FLIGHT_MAX)),
@@ -234,8 +239,31 @@ impl Shared {
     }
 
     fn order(&self, order: &Order<'_>) {
-        self.lock().append(order);
-        self.wake.notify_one();
+        let mut state = self.lock();
+        state.append(order);
+        self.send(state);
+    }
+
+    /// Sends at once what the link takes: a hop to the task that owns it would cost a short run more than the system call does. What
+    /// remains, and every error, is for the task.
+    fn send(&self, mut state: MutexGuard<'_, State>) {
+        if self.try_send(&mut state.out).is_err() {
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    fn try_send(&self, out: &mut Outbox) -> io::Result<()> {
+        self.link.try_io(Interest::WRITABLE, || out.send(self.link.as_fd()))
+    }
+
+    /// Sends what waits. `WouldBlock` if some remains.
+    pub fn send_waiting(&self) -> io::Result<()> {
+        self.try_send(&mut self.lock().out)
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.lock().is_closed
     }
 
     fn send_spawn(&self, spawn: Spawn, turn: OwnedSemaphorePermit) -> Result<oneshot::Receiver<Result<Spawned, SpawnError>>, SpawnError> {
@@ -259,8 +287,7 @@ impl Shared {
         frames::append(&mut state.out.bytes, &order).map_err(|_| SpawnError::TooLarge)?;
         state.out.fds.extend([spawn.stdout, spawn.stderr]);
         state.spawns.insert(spawn.token, PendingSpawn { answer, _turn: turn });
-        drop(state);
-        self.wake.notify_one();
+        self.send(state);
         Ok(answered)
     }
 
@@ -271,13 +298,6 @@ impl Shared {
         state.is_shutting_down = true;
         drop(state);
         self.wake.notify_one();
-    }
-
-    /// Swaps what is to be sent for an empty buffer. False if the link is to be closed instead.
-    pub fn take_orders(&self, sending: &mut Outbox) -> bool {
-        let mut state = self.lock();
-        std::mem::swap(sending, &mut state.out);
-        !state.is_closed
     }
 
     pub fn answer_spawn(&self, token: u64, answer: Result<Spawned, SpawnError>) {
@@ -298,8 +318,9 @@ impl Shared {
         self.lock().is_shutting_down
     }
 
-    /// The link is gone: whoever waits for an answer gets none.
+    /// The link is gone, or goes now, and then the fence falls: whoever waits for an answer gets none.
     pub fn forsake(&self) {
+        let _ = rustix::net::shutdown(&self.link, rustix::net::Shutdown::Both);
         self.window.close();
         let mut state = self.lock();
         state.is_closed = true;

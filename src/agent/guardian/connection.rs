@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::client::{Guardian, Notice, Shared, Spawned};
-use super::frames::{Inbox, Outbox, Received, breach};
+use super::frames::{Inbox, Received, breach};
 use super::launch::Launched;
 use super::messages::Report;
 
@@ -28,16 +28,14 @@ const FDS_RETRIES_MAX: usize = 400;
 pub(super) fn attach(launched: Launched) -> io::Result<(Guardian, mpsc::Receiver<Notice>)> {
     let link = UnixStream::from_std(launched.link.into())?;
     let (notices, received) = mpsc::channel(NOTICES_MAX);
-    let (guardian, shared) = Guardian::new();
-    let connection = Connection { link, inbox: launched.inbox, sending: Outbox::default(), shared, notices, waiting: VecDeque::new() };
+    let (guardian, shared) = Guardian::new(link);
+    let connection = Connection { inbox: launched.inbox, shared, notices, waiting: VecDeque::new() };
     tokio::spawn(connection.run(launched.child));
     Ok((guardian, received))
 }
 
 struct Connection {
-    link: UnixStream,
     inbox: Inbox,
-    sending: Outbox,
     shared: Arc<Shared>,
     notices: mpsc::Sender<Notice>,
     waiting: VecDeque<Notice>,
@@ -45,7 +43,6 @@ struct Connection {
 
 enum Event {
     Ordered,
-    Writable,
     Readable,
     Noticed,
 }
@@ -55,8 +52,7 @@ impl Connection {
         if let Err(error) = self.serve().await {
             log::error!("the link to the guardian broke: {error}");
         }
-        let Connection { link, shared, notices, waiting, .. } = self;
-        drop(link); // the fence falls, if the guardian lives
+        let Connection { shared, notices, waiting, .. } = self;
         shared.forsake();
         reap(child).await;
         shared.gone.send_replace(true);
@@ -71,12 +67,12 @@ impl Connection {
     /// Returns when the link closes or is to be closed.
     async fn serve(&mut self) -> io::Result<()> {
         let (shared, notices) = (self.shared.clone(), self.notices.clone());
+        let mut is_sending = false;
         loop {
-            let is_sending = !self.sending.is_empty();
             let event = tokio::select! {
-                () = shared.wake.notified(), if !is_sending => Event::Ordered,
-                ready = self.link.writable(), if is_sending => ready.map(|_| Event::Writable)?,
-                ready = self.link.readable() => ready.map(|_| Event::Readable)?,
+                () = shared.wake.notified() => Event::Ordered,
+                ready = shared.link.writable(), if is_sending => ready.map(|()| Event::Ordered)?,
+                ready = shared.link.readable() => ready.map(|()| Event::Readable)?,
                 place = notices.reserve(), if !self.waiting.is_empty() => {
                     let Ok(place) = place else { return Ok(()) };
                     if let Some(notice) = self.waiting.pop_front() {
@@ -85,30 +81,27 @@ impl Connection {
                     Event::Noticed
                 }
             };
-            let is_open = match event {
-                Event::Ordered => shared.take_orders(&mut self.sending) && self.send().await.map(|()| true)?,
-                Event::Writable => self.send().await.map(|()| true)?,
-                Event::Readable => self.receive()?,
-                Event::Noticed => true,
-            };
-            if !is_open {
-                return Ok(());
+            match event {
+                Event::Ordered if shared.is_closed() => return Ok(()),
+                Event::Ordered => is_sending = self.send().await?,
+                Event::Readable if !self.receive()? => return Ok(()),
+                Event::Readable | Event::Noticed => {}
             }
         }
     }
 
-    /// Sends what the link takes.
-    async fn send(&mut self) -> io::Result<()> {
+    /// Sends what waits; true if some remains.
+    async fn send(&mut self) -> io::Result<bool> {
         let mut retries = 0;
         loop {
-            let sending = &mut self.sending;
-            match self.link.try_io(Interest::WRITABLE, || sending.send(self.link.as_fd())) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            match self.shared.send_waiting() {
+                Ok(()) => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(error) if is_out_of_fds(&error) && retries < FDS_RETRIES_MAX => {
                     retries += 1;
                     tokio::time::sleep(FDS_RETRY).await;
                 }
-                sent => return sent,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -117,7 +110,7 @@ impl Connection {
     fn receive(&mut self) -> io::Result<bool> {
         loop {
             let inbox = &mut self.inbox;
-            match self.link.try_io(Interest::READABLE, || inbox.receive(self.link.as_fd())) {
+            match self.shared.link.try_io(Interest::READABLE, || inbox.receive(self.shared.link.as_fd())) {
                 Ok(Received::Some) => self.take_reports()?,
                 Ok(Received::Closed) => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),

@@ -165,3 +165,69 @@ impl Inbox {
 pub(super) fn breach(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn receive_all(inbox: &mut Inbox, link: &UnixStream) {
+        while inbox.receive(link.as_fd()).is_ok_and(|received| received == Received::Some) {}
+    }
+
+    #[test]
+    fn frames_and_their_descriptors_arrive_in_order_however_the_bytes_are_cut() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (mut outbox, mut inbox) = (Outbox::default(), Inbox::new());
+        let texts = ["first".to_owned(), "x".repeat(300 * 1024), "last".to_owned()];
+        let mut readers = Vec::new();
+        for text in &texts {
+            let (reader, writer) = std::io::pipe().unwrap();
+            append(&mut outbox.bytes, text).unwrap();
+            outbox.fds.push(writer.into());
+            readers.push(reader);
+        }
+        let mut received = Vec::new();
+        while received.len() < texts.len() {
+            let sent = outbox.send(ours.as_fd());
+            assert!(sent.is_ok() || sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
+            receive_all(&mut inbox, &theirs);
+            while let Some((frame, fds)) = inbox.next().unwrap() {
+                let text: String = postcard::from_bytes(frame).unwrap();
+                let mut file = std::fs::File::from(fds.pop_front().expect("a descriptor comes no later than its frame"));
+                write!(file, "{}", received.len()).unwrap();
+                received.push(text);
+            }
+        }
+        assert_eq!(received, texts);
+        assert!(outbox.is_empty() && outbox.fds.is_empty() && !inbox.has_frame());
+        for (place, mut reader) in readers.into_iter().enumerate() {
+            let mut written = String::new();
+            reader.read_to_string(&mut written).unwrap();
+            assert_eq!(written, place.to_string(), "no copy of the descriptor was kept, and none went astray");
+        }
+    }
+
+    #[test]
+    fn a_frame_beyond_the_limit_is_neither_sent_nor_taken() {
+        let mut out = vec![7];
+        assert!(append(&mut out, &"x".repeat(FRAME_BYTES_MAX + 1)).is_err());
+        assert_eq!(out, [7], "and leaves no trace in the buffer");
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        ours.write_all(&u32::MAX.to_le_bytes()).unwrap();
+        let mut inbox = Inbox::new();
+        inbox.receive(theirs.as_fd()).unwrap();
+        assert!(inbox.next().is_err());
+    }
+
+    #[test]
+    fn a_closed_link_is_told_apart_from_an_empty_one() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut inbox = Inbox::new();
+        assert_eq!(inbox.receive(theirs.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(ours);
+        assert_eq!(inbox.receive(theirs.as_fd()).unwrap(), Received::Closed);
+    }
+}

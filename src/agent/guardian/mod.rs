@@ -21,11 +21,12 @@
 //! launch, client, connection    in the agent: starting it; the handle; the task behind the handle (tokio)
 //! messages, frames              the link between the two: length-prefixed postcard over a socket pair, descriptors by SCM_RIGHTS
 //! process, ward, runs           in the guardian: its loop; its decisions; its table of runs and timers
-//! spawn, signals, fence         the system calls; proc_table reads /proc
+//! command, spawn                what is started, and how; signals, fence: the other system calls; proc_table reads /proc
 //! leftover                      what a guardian that was killed itself has left behind
 //! ```
 
 mod client;
+mod command;
 mod connection;
 mod fence;
 mod frames;

@@ -23,6 +23,8 @@ use super::{LOCK_FILE, PROCESS_NAME, fence};
 const LOCK_RETRY_MS: i64 = 20;
 /// With so much unsent the agent is behind, and is not listened to until it has read. Beyond it there are at most two reports for each run.
 const UNSENT_BYTES_MAX: usize = 256 * 1024;
+/// How often to look whether starts have succeeded, at first and at last.
+const START_POLL_MS: (i64, i64) = (1, 64);
 /// Spawns between two looks at the other descriptors.
 const SPAWNS_PER_TURN_MAX: usize = 8;
 
@@ -65,7 +67,9 @@ fn run(data_dir: &Path) -> io::Result<()> {
         timer: timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?,
         timer_armed_boot_ms: None,
         inbox: Inbox::new(),
-        ward: Ward::new()?,
+        ward: Ward::new(),
+        newest_start: None,
+        start_poll_ms: None,
     };
     let outcome = guardian.serve();
     fence::end_everything(guardian.ward.groups());
@@ -77,7 +81,7 @@ fn close_inherited() {
     let names = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten().map(|entry| entry.file_name());
     let numbers: Vec<i32> = names.filter_map(|name| name.to_str()?.parse().ok()).collect();
     for number in numbers.into_iter().filter(|number| *number > 2) {
-        // SAFETY: at this point the process has opened nothing itself but the directory just read, which is closed already: nobody owns these.
+        // SAFETY: the process has opened nothing itself yet but the directory just read, which is closed already: nobody owns these.
         unsafe { libc::close(number) };
     }
 }
@@ -86,7 +90,7 @@ fn close_inherited() {
 fn take_link() -> io::Result<OwnedFd> {
     let stdin = rustix::stdio::stdin();
     let link = rustix::io::fcntl_dupfd_cloexec(stdin, 3)?;
-    rustix::net::sockopt::socket_type(&link)?;
+    rustix::net::sockopt::socket_type(&link).map_err(|_| io::Error::other("standard input is no link to an agent"))?;
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     Ok(link)
 }
@@ -109,8 +113,8 @@ fn wait_for_lock(link: &OwnedFd, data_dir: &Path) -> io::Result<Option<File>> {
             return Ok(None);
         }
     }
-    file.set_len(0)?;
-    writeln!(file, "{}", std::process::id())?;
+    // For people: a full disk is no reason not to work.
+    let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(Some(file))
 }
 
@@ -121,6 +125,8 @@ struct Process {
     timer_armed_boot_ms: Option<u64>,
     inbox: Inbox,
     ward: Ward,
+    newest_start: Option<u64>,
+    start_poll_ms: Option<i64>,
 }
 
 impl Process {
@@ -128,6 +134,7 @@ impl Process {
     fn serve(&mut self) -> io::Result<()> {
         self.ward.report(&Report::Ready)?;
         loop {
+            self.ward.settle()?;
             if !self.send()? {
                 return Ok(());
             }
@@ -151,6 +158,7 @@ impl Process {
 
     fn wait(&mut self) -> io::Result<Ready> {
         self.arm_timer()?;
+        self.pace_start_poll();
         let is_behind = self.ward.out.unsent() > UNSENT_BYTES_MAX;
         let has_work = !is_behind && self.inbox.has_frame();
         let mut interest = PollFlags::empty();
@@ -161,8 +169,9 @@ impl Process {
             PollFd::from_borrowed_fd(self.child_ends.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.timer.as_fd(), PollFlags::IN),
         ];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        match poll(&mut fds, has_work.then_some(&at_once)) {
+        let timeout_ms = if has_work { Some(0) } else { self.start_poll_ms };
+        let timeout = timeout_ms.map(|ms| Timespec { tv_sec: 0, tv_nsec: ms * 1_000_000 });
+        match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -177,6 +186,19 @@ impl Process {
             is_link_readable: link.contains(PollFlags::IN),
             is_child_ended: !child.is_empty(),
         })
+    }
+
+    /// Nothing wakes the guardian when a start has succeeded, so while one is under way it looks again: soon, and then less and less often,
+    /// for one that hangs. A short run's end comes first and saves the look.
+    fn pace_start_poll(&mut self) {
+        self.start_poll_ms = match (self.ward.starts.newest(), self.start_poll_ms) {
+            (None, _) => None,
+            (newest, Some(ms)) if newest == self.newest_start => Some((ms * 2).min(START_POLL_MS.1)),
+            (newest, _) => {
+                self.newest_start = newest;
+                Some(START_POLL_MS.0)
+            }
+        };
     }
 
     /// False if the link is closed.

@@ -174,7 +174,8 @@ impl Runs {
         kill.into_iter().chain(check).min()
     }
 
-    fn remove(&mut self, token: u64) {
+    /// Forgets a run: its group is gone.
+    pub fn remove(&mut self, token: u64) {
         let Some(run) = self.runs.remove(&token) else { return };
         if let Stopping::Asked { kill_at_boot_ms } = run.stopping {
             self.kills.remove(&(kill_at_boot_ms, token));

@@ -8,28 +8,28 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 
+use super::command::{Command, Failure};
 use super::frames::{self, Outbox, breach};
 use super::messages::{End, Order, Refusal, Report, SpawnOrder};
-use super::proc_table;
 use super::runs::Runs;
-use super::spawn::Spawner;
+use super::spawn::{Done, Started, Starts};
 use crate::agent::clock::{Moment, boottime_ms};
 
-/// Tokens remembered of each sort (revoked; ended). Only a revoke or a spawn on its way at the same time asks for them, and no more than the
-/// client's window of spawns is on its way.
+/// Tokens remembered of each sort (revoked; ended). Only a revoke or a spawn on its way at the same time asks for them, and no more than
+/// the client's window of spawns is on its way.
 const TOKENS_REMEMBERED_MAX: usize = 32_768;
 
 /// What an order asks of the loop.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Next {
     Continue,
-    /// A process was started, which takes hundreds of microseconds: look after the others now and then.
+    /// A process was made, which takes as long as much else together: look after the others now and then.
     Spawned,
     Shutdown,
 }
 
 pub(super) struct Ward {
-    spawner: Spawner,
+    pub starts: Starts,
     runs: Runs,
     pub out: Outbox,
     permit_end_boot_ms: u64,
@@ -41,9 +41,9 @@ pub(super) struct Ward {
 
 impl Ward {
     /// Without a lease nothing starts.
-    pub fn new() -> io::Result<Ward> {
-        Ok(Ward {
-            spawner: Spawner::new()?,
+    pub fn new() -> Ward {
+        Ward {
+            starts: Starts::default(),
             runs: Runs::default(),
             out: Outbox::default(),
             permit_end_boot_ms: 0,
@@ -51,7 +51,7 @@ impl Ward {
             is_lease_end_handled: true,
             revoked: Remembered::default(),
             ended: Remembered::default(),
-        })
+        }
     }
 
     pub fn groups(&self) -> impl Iterator<Item = Pid> {
@@ -71,7 +71,7 @@ impl Ward {
                 let (Some(stdout), Some(stderr)) = (fds.pop_front(), fds.pop_front()) else {
                     return Err(breach("a spawn order without its descriptors"));
                 };
-                self.spawn(&order, &stdout, &stderr)?;
+                self.spawn(&order, [&stdout, &stderr])?;
                 return Ok(Next::Spawned);
             }
             Order::Stop { token, grace_ms } => self.runs.stop(token, grace_ms, now),
@@ -87,26 +87,39 @@ impl Ward {
         Ok(Next::Continue)
     }
 
-    /// The one step of PROTOCOL E3: nothing comes between the check and the spawn.
-    fn spawn(&mut self, order: &SpawnOrder<'_>, stdout: &OwnedFd, stderr: &OwnedFd) -> io::Result<()> {
+    /// The one step of PROTOCOL E3: nothing comes between the check and the start.
+    fn spawn(&mut self, order: &SpawnOrder<'_>, output: [&OwnedFd; 2]) -> io::Result<()> {
         let token = order.token;
+        let deadline_boot_ms = order.not_after_boot_ms.min(self.permit_end_boot_ms).min(self.lease_end_boot_ms);
+        let command = Command::new(order);
         let started = match self.refusal(order) {
             Some(refusal) => Err(refusal),
-            None => {
-                self.spawner.spawn(order, stdout, stderr).map_err(|failure| Refusal::Failed { errno: failure.errno, text: failure.text })
-            }
+            None => command.and_then(|command| self.starts.start(token, command, output, deadline_boot_ms)).map_err(Refusal::from),
         };
-        let pid = match started {
-            Ok(pid) => pid,
-            Err(refusal) => return self.report(&Report::Refused { token, refusal }),
-        };
-        let at = Moment::now();
-        if let Some(gone) = self.runs.insert(token, pid, order.kill_on_lease_end, order.kill_grace_ms) {
-            self.group_gone(gone)?;
+        match started {
+            Ok(Started { pid, .. }) => match self.runs.insert(token, pid, order.kill_on_lease_end, order.kill_grace_ms) {
+                Some(gone) => self.group_gone(gone),
+                None => Ok(()),
+            },
+            Err(refusal) => self.report(&Report::Refused { token, refusal }),
         }
-        let raw_pid = pid.as_raw_nonzero().get();
-        let start_time_ticks = proc_table::process(raw_pid).map_or(0, |process| process.start_time_ticks);
-        self.report(&Report::Spawned { token, pid: raw_pid.unsigned_abs(), start_time_ticks, at })
+    }
+
+    /// Reports the starts that have come to their end. The process of a failed one is reaped like an orphan.
+    pub fn settle(&mut self) -> io::Result<()> {
+        for Done { token, outcome } in self.starts.take_done() {
+            match outcome {
+                Ok(Started { pid, start_time_ticks, at }) => {
+                    let pid = pid.as_raw_nonzero().get().unsigned_abs();
+                    self.report(&Report::Spawned { token, pid, start_time_ticks, at })?;
+                }
+                Err(failure) => {
+                    self.runs.remove(token);
+                    self.report(&Report::Refused { token, refusal: failure.into() })?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn refusal(&self, order: &SpawnOrder<'_>) -> Option<Refusal> {
@@ -148,9 +161,14 @@ impl Ward {
         if main_ended.is_empty() && !has_orphan {
             return Ok(());
         }
+        // Whoever has ended has also left the guardian's memory: its start is told before its end.
+        self.settle()?;
         // Only now, so that a group's last members, reaped in the same round, don't make it look alive.
         let at = Moment::now();
         for (token, end) in main_ended {
+            if !self.runs.contains(token) {
+                continue; // it never became its command
+            }
             self.report(&Report::Exited { token, end, at })?;
             if self.runs.is_gone_with_main(token, at.boot_ms) {
                 self.group_gone(token)?;
@@ -193,6 +211,15 @@ impl Ward {
     fn group_gone(&mut self, token: u64) -> io::Result<()> {
         self.ended.insert(token);
         self.report(&Report::GroupGone { token })
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Refusal {
+        match failure {
+            Failure::TooLate => Refusal::TooLate,
+            Failure::Error { errno, text } => Refusal::Failed { errno, text },
+        }
     }
 }
 
