@@ -3,7 +3,7 @@
 //! The map. Imports go downwards only; `tests/tidy.rs` enforces it.
 //!
 //! ```text
-//! main → controller · worker · standalone            wiring of a role
+//! main → cli · config · standalone                    wiring of a role
 //!      → http · engine::driver · agent · consensus · store · rpc
 //!      → ledger · engine::{core, timers, policy, placement} · schedule      pure
 //!      → model                                                              pure
@@ -16,7 +16,6 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod consensus;
-pub mod controller;
 pub mod engine;
 pub mod http;
 pub mod ledger;
@@ -27,4 +26,3 @@ pub mod shutdown;
 pub mod standalone;
 pub mod store;
 pub mod telemetry;
-pub mod worker;

@@ -1,3 +1,5 @@
+//! The program: whoever it is asked to be, its log, its exit code.
+
 use std::process::ExitCode;
 
 use chrono_flow::{agent::guardian, cli, standalone, telemetry};

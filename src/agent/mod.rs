@@ -115,8 +115,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Opens the data directory, waits for what an earlier life left to end, and begins to serve. Call it in a runtime; it blocks while
-    /// the guardian starts.
+    /// Opens the data directory, waits for what an earlier life left to end, and begins to serve. Call it in a runtime.
     ///
     /// Errors: the directory is in use, can't be written, or is damaged; the guardian does not start; a setting is out of range.
     pub async fn start(config: AgentConfig, controllers: Vec<Arc<dyn Dial>>) -> Result<Agent> {

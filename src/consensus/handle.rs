@@ -70,7 +70,8 @@ impl<O: Send + 'static> Handle<O> {
         answer.await.unwrap_or(Err(ReadError::Stopped))
     }
 
-    /// The newest status; it changes with every turn. The channel closes when the node has ended, `failed` then says why if it was an error.
+    /// The newest status; it changes with every turn. The channel closes when the node has ended, `failed` then says why if it was an
+    /// error.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }

@@ -27,7 +27,8 @@ pub struct Member {
     pub role: MemberRole,
     /// Heard from within the last two election time-outs; always true for the node itself. A follower hears from its leader only.
     pub reachable: bool,
-    /// The entries it is known to have on disk, as the leader counts them; on others 0, except for the node itself, which says what it applied.
+    /// The entries it is known to have on disk, as the leader counts them; on others 0, except for the node itself, which says what it
+    /// applied.
     pub applied: u64,
 }
 

@@ -33,11 +33,16 @@ impl Span<'_> {
     /// Every fire that has no fate yet is skipped, for the same reason.
     pub fn skip_all(&self, ledger: &Ledger, reason: Reason) -> Vec<Skip> {
         let mut fates = Fates::default();
-        let horizon = self.launchable_from.clamp(self.from, self.to);
-        fates.skips.extend(self.skip_span(self.from, horizon, reason));
-        let open = self.fires.between(horizon, self.to).filter(|at| !ledger.is_decided(self.job.id, *at));
-        open.for_each(|at| self.skip_one(&mut fates, at, reason));
+        self.skip_open(ledger, self.from, self.to, reason, &mut fates);
         fates.skips
+    }
+
+    /// Skips the fires in (after, to] that have no fate yet: as one row up to the first instant that the ledger remembers, then one by one.
+    fn skip_open(&self, ledger: &Ledger, after: UnixMs, to: UnixMs, reason: Reason, fates: &mut Fates) {
+        let remembered = ledger.first_decided_between(self.job.id, after, to).map_or(to, |first| (first - 1).max(after));
+        fates.skips.extend(self.skip_span(after, remembered, reason));
+        let open = self.fires.between(remembered, to).filter(|at| !ledger.is_decided(self.job.id, *at));
+        open.for_each(|at| self.skip_one(fates, at, reason));
     }
 
     /// The fires in (after, to] as one row, if there are any.
@@ -58,7 +63,7 @@ impl Span<'_> {
         let is_open = |at: &UnixMs| !ledger.is_decided(self.job.id, *at);
         let horizon = self.launchable_from.clamp(self.from, self.to);
         let deadline = (now - i64::from(spec.start_deadline_s) * 1000 - 1).clamp(horizon, self.to);
-        fates.skips.extend(self.skip_span(self.from, horizon, Reason::Missed));
+        self.skip_open(ledger, self.from, horizon, Reason::Missed, fates);
 
         let in_time: Vec<UnixMs> = self.fires.between(deadline, self.to).filter(is_open).collect();
         let wanted = match spec.catch_up {
@@ -67,7 +72,7 @@ impl Span<'_> {
             CatchUp::All => spec.catch_up_max as usize,
         };
         let window = (now - i64::from(spec.catch_up_window_s) * 1000 - 1).clamp(horizon, deadline);
-        let caught = if ledger.has_decided_between(self.job.id, horizon, deadline) {
+        let caught = if ledger.first_decided_between(self.job.id, horizon, deadline).is_some() {
             let late: Vec<UnixMs> = self.fires.between(horizon, deadline).filter(is_open).collect();
             let first_caught = late.len().saturating_sub(wanted).max(late.partition_point(|at| *at <= window));
             late[..first_caught].iter().for_each(|at| self.skip_one(fates, *at, Reason::Missed));

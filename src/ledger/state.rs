@@ -196,10 +196,11 @@ impl Ledger {
             || self.skipped.range((job, at)..=(job, UnixMs(i64::MAX))).next().is_some_and(|(_, first)| *first <= at)
     }
 
-    /// Whether any instant of a job in (after, to] has its fate, as far as the ledger remembers.
-    pub fn has_decided_between(&self, job: JobId, after: UnixMs, to: UnixMs) -> bool {
-        self.decided.range((job, after + 1)..=(job, to)).next().is_some()
-            || self.skipped.range((job, after + 1)..=(job, UnixMs(i64::MAX))).next().is_some_and(|(_, first)| *first <= to)
+    /// The first instant of a job in (after, to] that has its fate, as far as the ledger remembers.
+    pub fn first_decided_between(&self, job: JobId, after: UnixMs, to: UnixMs) -> Option<UnixMs> {
+        let decided = self.decided.range((job, after + 1)..=(job, to)).next().map(|(_, at)| *at);
+        let skipped = self.skipped.range((job, after + 1)..=(job, UnixMs(i64::MAX))).next().map(|(_, first)| *first);
+        [decided, skipped.filter(|first| *first <= to)].into_iter().flatten().min()
     }
 
     /// A run that is open, waiting or not yet recorded, as users read it: by the ledger alone, without what its worker knows.

@@ -146,7 +146,8 @@ pub enum StageResult {
 pub struct RevokeAck {
     pub run: RunId,
     pub epoch: Epoch,
-    /// True proves that the run did not start under this epoch and never will in this session (PROTOCOL D1, E1); false: it may have started.
+    /// True proves that the run did not start under this epoch and never will in this session (PROTOCOL D1, E1); false: it may have
+    /// started.
     pub not_started: bool,
 }
 

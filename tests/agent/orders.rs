@@ -1,7 +1,9 @@
 //! What the leader orders: stage, revoke, cancel, and orders that must not be obeyed.
 
 use chrono_flow::model::{Reason, RunState};
-use chrono_flow::rpc::wire::{HeldPhase, Order, Refusal, StageResult};
+use chrono_flow::rpc::wire::{HeldPhase, Order, Refusal, RunRef, StageResult};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 
 use crate::support::{World, connect, context, lines, stage, stage_in};
 
@@ -91,25 +93,26 @@ async fn a_cancel_while_a_run_waits_ends_it_without_a_start() {
     assert_eq!((ended.outcome.started_at, ended.outcome.output_bytes), (None, 0));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn orders_are_obeyed_in_the_order_in_which_they_were_sent() {
     let world = World::new().await;
-    let witness = world.path("witness");
-    let mut revokes = Vec::new();
-    let mut calls = futures::stream::FuturesUnordered::new();
-    for _ in 0..40 {
-        let stage = stage_in(&format!("echo ran >> {}", witness.display()), 60_000);
-        let run = stage.run;
-        let (worker, orders) =
-            (world.worker.clone(), (world.order(vec![stage]), world.order(vec![chrono_flow::rpc::wire::RunRef { run, epoch: 1 }])));
-        revokes.push(run);
-        // Both are on their way at once; a revoke that overtook its stage would leave the run waiting.
-        calls.push(async move { tokio::join!(worker.stage(context(), orders.0), worker.revoke(context(), orders.1)) });
+    for _ in 0..50 {
+        let mut calls = FuturesUnordered::new();
+        for _ in 0..40 {
+            let stage = stage_in("echo ran", 60_000);
+            let revoke = world.order(vec![RunRef { run: stage.run, epoch: 1 }]);
+            let (worker, stage) = (world.worker.clone(), world.order(vec![stage]));
+            // Both are on their way at once; a revoke that overtook its stage would make it refused. Unconstrained, so that tokio's
+            // budget does not reorder them on the way out.
+            let both = async move { futures::join!(worker.stage(context(), stage), worker.revoke(context(), revoke)) };
+            calls.push(tokio::task::unconstrained(both));
+        }
+        while let Some((staged, revoked)) = calls.next().await {
+            assert_eq!(staged.unwrap().unwrap()[0].result, StageResult::Accepted);
+            assert!(revoked.unwrap().unwrap()[0].not_started);
+        }
     }
-    while let Some((staged, revoked)) = futures::StreamExt::next(&mut calls).await {
-        assert!(staged.unwrap().unwrap()[0].result == StageResult::Accepted && revoked.unwrap().unwrap()[0].not_started);
-    }
-    assert_eq!(world.agent.status().counts.waiting, 0);
+    world.agent.watch_status().wait_for(|status| status.counts.waiting == 0).await.unwrap();
 }
 
 #[tokio::test]

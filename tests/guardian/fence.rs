@@ -18,7 +18,8 @@ const RUNS: [(&str, &str); 3] = [
     ("daemon", "setsid sh -c 'trap \"\" TERM HUP; echo $$ > daemon; exec sleep 1000' & wait"),
 ];
 
-/// Not a test but the process that others kill: this binary, started again with [`STAND_IN_DIR`]. It starts the [`RUNS`] and survives SIGINT.
+/// Not a test but the process that others kill: this binary, started again with [`STAND_IN_DIR`]. It starts the [`RUNS`] and survives
+/// SIGINT.
 #[tokio::test]
 async fn stand_in_for_an_agent() {
     let Some(dir) = std::env::var_os(STAND_IN_DIR).map(PathBuf::from) else { return };

@@ -108,7 +108,9 @@ impl Driver {
             tokio::select! {
                 biased;
                 rung = alarm.ring() => { rung.context("the timer failed")?; Taken::Nothing }
-                spawned = spawns.next(), if !spawns.is_empty() => spawned.map_or(Taken::Nothing, |(token, result)| Taken::Spawned(token, result)),
+                spawned = spawns.next(), if !spawns.is_empty() => {
+                    spawned.map_or(Taken::Nothing, |(token, result)| Taken::Spawned(token, result))
+                }
                 notice = parts.notices.recv() => Taken::Notice(notice),
                 command = parts.commands.recv() => Taken::Command(command),
                 readable = capture.readable() => { readable.context("can't watch pipes")?; Taken::Nothing }

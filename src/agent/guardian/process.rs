@@ -81,7 +81,7 @@ fn close_inherited() {
     let names = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten().map(|entry| entry.file_name());
     let numbers: Vec<i32> = names.filter_map(|name| name.to_str()?.parse().ok()).collect();
     for number in numbers.into_iter().filter(|number| *number > 2) {
-        // SAFETY: at this point the process has opened nothing itself but the directory just read, which is closed already: nobody owns these.
+        // SAFETY: the process has opened nothing itself yet but the directory just read, which is closed already: nobody owns these.
         unsafe { libc::close(number) };
     }
 }

@@ -1,8 +1,8 @@
 //! Starting processes: as vfork does it, in the parent's memory, so that nothing is copied; but the parent goes on at once instead of
 //! standing still until the child's exec.
 //!
-//! That is why neither `std::process::Command` nor posix_spawn(3) is used. A vfork holds the guardian up for a third of a short run, and for
-//! good if the child's chdir hangs (a dead network mount), and the fence with it. `Command` also hands its own signal mask down.
+//! That is why neither `std::process::Command` nor posix_spawn(3) is used. A vfork holds the guardian up for a third of a short run, and
+//! for good if the child's chdir hangs (a dead network mount), and the fence with it. `Command` also hands its own signal mask down.
 //!
 //! A child gets: its own process group, an empty signal mask, default dispositions (the guardian has no others), `/dev/null` as standard
 //! input (the guardian's own), the two descriptors given as output and error, and nothing else: all others are close-on-exec.

@@ -15,8 +15,8 @@ use super::runs::Runs;
 use super::spawn::{Done, Started, Starts};
 use crate::agent::clock::{Moment, boottime_ms};
 
-/// Tokens remembered of each sort (revoked; ended). Only a revoke or a spawn on its way at the same time asks for them, and no more than the
-/// client's window of spawns is on its way.
+/// Tokens remembered of each sort (revoked; ended). Only a revoke or a spawn on its way at the same time asks for them, and no more than
+/// the client's window of spawns is on its way.
 const TOKENS_REMEMBERED_MAX: usize = 32_768;
 
 /// What an order asks of the loop.

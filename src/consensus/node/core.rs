@@ -223,7 +223,8 @@ impl<S: StateMachine, D: Disk> Core<S, D> {
         }
     }
 
-    /// Not what is sent to another id; nor what a follower would pass on to the leader in the sender's name: proposals could not be tracked,
+    /// Not what is sent to another id; nor what a follower would pass on to the leader in the sender's name: proposals could not be
+    /// tracked,
     /// and a passed-on message would come from another directory than its sender's. Who asked asks again.
     fn is_for_me(&self, message: &Message) -> bool {
         let id = self.config.node_id;
@@ -322,7 +323,8 @@ fn raft_config(config: &NodeConfig, applied: u64) -> Config {
         max_election_tick: 2 * ELECTION_TICKS,
         read_only_option: ReadOnlyOption::Safe,
         skip_bcast_commit: false,
-        // raft 0.7 batches entries into a waiting message without entries whose index doesn't fit them, and then counts as stored what is not.
+        // raft 0.7 batches entries into a waiting message without entries whose index doesn't fit them, and then counts as stored what is
+        // not.
         batch_append: false,
         priority: 0,
         // The node's own limit comes first; this one only has to be above it, a message and a batch of bindings.
