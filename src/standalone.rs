@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -54,7 +55,7 @@ async fn serve(config: Config) -> Result<()> {
     let server = http::Server::bind(&config.http_listen, settings).await?;
     let address = server.local_addr();
 
-    let to_engine = Arc::new(ToEngine(OnceLock::new()));
+    let to_engine = Arc::new(ToEngine(watch::Sender::new(None)));
     let agent = Arc::new(Agent::start(agent_config(&config)?, vec![to_engine.clone()]).await.context("the worker can't start")?);
     let store = Arc::new(SqliteStore::open(&data_dir.join("chrono-flow.sqlite")).context("the database can't be opened")?);
     let cluster = cluster_id(&*store, &data_dir.join("raft")).await?;
@@ -74,8 +75,7 @@ async fn serve(config: Config) -> Result<()> {
     };
     let to_worker = Arc::new(ToWorker(Arc::downgrade(&agent)));
     let (engine, tasks) = driver::start(engine_config, store.clone(), node.clone(), shared, to_worker, shutdown.clone());
-    // Nobody else sets it.
-    let _ = to_engine.0.set(engine.clone());
+    to_engine.0.send_replace(Some(engine.clone()));
 
     let stop_http = Shutdown::default();
     let services = http::Services { store: store.clone(), engine: Arc::new(engine.clone()) };
@@ -211,12 +211,15 @@ async fn recorded(engine: &EngineHandle) {
 }
 
 /// How the worker reaches the controller.
-struct ToEngine(OnceLock<EngineHandle>);
+struct ToEngine(watch::Sender<Option<EngineHandle>>);
 
 #[async_trait]
 impl agent::Dial for ToEngine {
     async fn dial(&self) -> io::Result<Box<dyn agent::Io>> {
-        let engine = self.0.get().cloned().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the engine starts"))?;
+        // The worker starts before the engine does.
+        let mut started = self.0.subscribe();
+        let engine = started.wait_for(Option::is_some).await.ok().and_then(|engine| engine.clone());
+        let engine = engine.ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the engine has stopped"))?;
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
         tokio::spawn(async move { engine.serve_worker(theirs).await });
         Ok(Box::new(ours))

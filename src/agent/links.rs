@@ -128,7 +128,7 @@ impl Link {
             match tokio::time::timeout(DIAL_TIMEOUT, dial.dial()).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(io) => {
                     if std::mem::take(&mut is_said) {
-                        log::info!("connected to {}", self.name);
+                        log::debug!("connected to {}", self.name);
                     }
                     let since = Instant::now();
                     self.converse(io).await;

@@ -25,6 +25,8 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_PATIENCE: Duration = Duration::from_millis(500);
 /// A refusal that stays the same is said again after so many attempts.
 const ATTEMPTS_BETWEEN_WARNINGS: u32 = 120;
+/// Refusals are not worth a word before so many: a leader is being elected.
+const ATTEMPTS_QUIET: u32 = 3;
 
 /// What the agent's tasks share.
 pub(super) struct Shared {
@@ -114,7 +116,8 @@ async fn open(shared: &Shared) -> bool {
             Ok(opened) => return enter(shared, sent_us, opened).await,
             Err(missed) => {
                 let text = format!("{}: {missed}", leader.name);
-                if !matches!(missed, Missed::NotConnected) && (text != said || attempts % ATTEMPTS_BETWEEN_WARNINGS == 0) {
+                let is_news = attempts >= ATTEMPTS_QUIET && !matches!(missed, Missed::NotConnected);
+                if is_news && (text != said || attempts % ATTEMPTS_BETWEEN_WARNINGS == 0) {
                     log::warn!("no session yet: {text}");
                     said = text;
                 }

@@ -97,7 +97,7 @@ pub trait Engine: Send + Sync + 'static {
     fn live_run(&self, id: RunId) -> Option<Run>;
     /// Open and unrecorded runs that match, newest first (by `scheduled_at`, then id). They go before the store's rows of the same id.
     fn live_runs(&self, filter: &RunFilter) -> Vec<Run>;
-    /// The newest open or unrecorded run of a job that was launched (not `skipped`).
+    /// The newest open or unrecorded run of a job that was launched (not `skipped`) and whose instant has come.
     fn live_last_run(&self, job: JobId) -> Option<Run>;
     /// Unstarted runs of older revisions of a job whose revocation is not proved yet (PROTOCOL, "Not guaranteed").
     fn pending_revocations(&self, job: JobId) -> u32;

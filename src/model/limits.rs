@@ -62,8 +62,6 @@ pub const LOOKAHEAD_MS_DEFAULT: i64 = 2_000;
 pub const CLOCK_SKEW_MS_DEFAULT: i64 = 500;
 /// Decisions that the ledger holds while the store can't take them; at this many, deciding stops (PROTOCOL B10).
 pub const UNRECORDED_MAX_DEFAULT: u64 = 1_000_000;
-/// Waiting fires of one job (deferred or queued), at most; further ones are skipped as `queue_full`.
-pub const WAITING_FIRES_MAX: usize = 1_000;
 /// History: kept for so long, and so many runs.
 pub const HISTORY_DAYS_DEFAULT: u32 = 30;
 pub const HISTORY_RUNS_DEFAULT: u64 = 10_000_000;

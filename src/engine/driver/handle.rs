@@ -166,7 +166,9 @@ impl Engine for EngineHandle {
 
     fn live_last_run(&self, job: JobId) -> Option<Run> {
         let ledger = self.inner.shared.ledger();
-        let launched = self.all_live(&ledger, Some(job)).filter(|run| run.state != RunState::Skipped);
+        let now = clock::wall_now();
+        let is_coming = |run: &Run| matches!(run.state, RunState::Queued | RunState::Staged) && run.scheduled_at > now;
+        let launched = self.all_live(&ledger, Some(job)).filter(|run| run.state != RunState::Skipped && !is_coming(run));
         launched.max_by_key(|run| (run.scheduled_at, run.id)).map(|run| self.overlay(&ledger, run))
     }
 

@@ -83,6 +83,7 @@ pub fn start(
         in_flight: None,
         was_decision: false,
         is_licensed: false,
+        planned_at: UnixMs(i64::MIN),
         links: HashMap::new(),
         link_events,
     };
@@ -109,6 +110,8 @@ struct Driver {
     /// The last entry carried a decision: changes of jobs go next.
     was_decision: bool,
     is_licensed: bool,
+    /// The time of the last plan.
+    planned_at: UnixMs,
     links: HashMap<SessionId, Link>,
     link_events: mpsc::Sender<LinkEvent>,
 }
@@ -163,9 +166,12 @@ impl Driver {
     }
 
     fn wake_in(&self) -> Duration {
-        let now = clock::wall_now();
         let until = self.core.wake_at(&self.ledger).filter(|_| self.is_licensed && self.in_flight.is_none());
-        let ms = until.map_or(HOUSEKEEPING_MS, |at| at.since(now).clamp(1, HOUSEKEEPING_MS));
+        let ms = match until {
+            // What was due at the last plan and still waits (for a worker, say) waits for something to happen.
+            Some(at) if at > self.planned_at => at.since(clock::wall_now()).clamp(1, HOUSEKEEPING_MS),
+            _ => HOUSEKEEPING_MS,
+        };
         Duration::from_millis(ms as u64)
     }
 
@@ -240,6 +246,7 @@ impl Driver {
             return;
         }
         let now = clock::wall_now();
+        self.planned_at = now;
         let mut batch = self.fill(now);
         if batch.commands.is_empty() {
             return;
