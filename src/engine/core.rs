@@ -162,12 +162,8 @@ impl Core {
                 assign.extend(fleet.choose().map(|session| (run.id, session)));
             }
         }
-        for (job, runs) in late {
-            let has_in_time = ledger.open_runs_of(job).any(|run| {
-                let deadline = now - i64::from(run.job.spec.start_deadline_s) * 1000;
-                run.trigger == Trigger::Schedule && run.start_at >= deadline && run.start_at <= now
-            });
-            let missed = policy::missed_for_want_of_a_worker(&runs, has_in_time);
+        for runs in late.into_values() {
+            let missed = policy::missed_for_want_of_a_worker(ledger, &runs, now);
             for run in runs {
                 if missed.iter().any(|missed| missed.id == run.id) {
                     unstarted.push((run.id, run.epoch, Then::Skip { reason: Reason::Missed, heir: None }));

@@ -1,5 +1,7 @@
 //! What becomes of fires: late ones by `catch_up`, those that meet an open run by `overlap`. Pure.
 
+use std::sync::Arc;
+
 use crate::ledger::{Fate, Fire, Heir, Ledger, OpenRun, Skip, Then, Waiting, WaitingFate, WaitingKind};
 use crate::model::{CatchUp, Job, JobId, Overlap, Reason, RunId, Trigger, UnixMs};
 use crate::schedule::JobFires;
@@ -210,19 +212,26 @@ pub fn after_revoke(run: &OpenRun, heir: &Heir, fleet: &mut Fleet) -> Then {
     }
 }
 
-/// Scheduled runs that no worker could take in time (PROTOCOL B9): those of one job that are late together. Answers which are missed.
-pub fn missed_for_want_of_a_worker<'a>(late: &[&'a OpenRun], has_in_time: bool) -> Vec<&'a OpenRun> {
-    let mut missed = Vec::new();
-    for (place, run) in late.iter().enumerate() {
-        let is_last = place + 1 == late.len();
-        let is_missed = match run.job.spec.catch_up {
-            CatchUp::None => true,
-            CatchUp::Last => has_in_time || !is_last,
-            CatchUp::All => late.len() - place > run.job.spec.catch_up_max as usize,
-        };
-        if is_missed {
-            missed.push(*run);
-        }
+/// Scheduled runs that no worker could take in time: those of one job that are late together, in order. Answers which are missed.
+///
+/// Newer fires of the job count as if all were missed together (PROTOCOL B9): those decided meanwhile, and those that will be decided
+/// next. Where `overlap` isn't `allow`, these give way to the late run, which is open.
+pub fn missed_for_want_of_a_worker<'a>(ledger: &Ledger, late: &[&'a OpenRun], now: UnixMs) -> Vec<&'a OpenRun> {
+    let Some(newest) = late.last() else { return Vec::new() };
+    let (job, spec) = (&newest.job, &newest.job.spec);
+    let deadline = now - i64::from(spec.start_deadline_s) * 1000;
+    let is_newer = |run: &&Arc<OpenRun>, trigger| run.trigger == trigger && run.start_at > newest.start_at && run.start_at <= now;
+    let mut caught = ledger.open_runs_of(job.id).filter(|run| is_newer(run, Trigger::CatchUp)).count();
+    let mut has_in_time = ledger.open_runs_of(job.id).any(|run| is_newer(&run, Trigger::Schedule) && run.start_at >= deadline);
+    if let (Overlap::Allow, Ok(fires)) = (spec.overlap, JobFires::of(job)) {
+        let undecided_from = ledger.watermark().max(newest.start_at);
+        caught += fires.between(undecided_from, deadline - 1).take(spec.catch_up_max as usize).count();
+        has_in_time |= fires.between(undecided_from.max(deadline - 1), now).next().is_some();
     }
-    missed
+    let is_missed = |place: usize| match spec.catch_up {
+        CatchUp::None => true,
+        CatchUp::Last => has_in_time || caught > 0 || place + 1 < late.len(),
+        CatchUp::All => late.len() - place + caught > spec.catch_up_max as usize,
+    };
+    late.iter().enumerate().filter(|(place, _)| is_missed(*place)).map(|(_, run)| *run).collect()
 }

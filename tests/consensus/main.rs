@@ -8,6 +8,7 @@ mod damage;
 mod disk;
 mod driver;
 mod machine;
+#[path = "../support/random.rs"]
 mod random;
 mod recovery;
 mod sim;

@@ -91,7 +91,7 @@ fn calm(sim: &mut Sim) {
 #[test]
 fn no_storm_makes_members_disagree_or_loses_what_was_acknowledged() {
     let mut applied = 0;
-    for seed in seeds(25).into_iter().chain(FOUND_SOMETHING) {
+    for seed in seeds(25).chain(FOUND_SOMETHING) {
         let sim = storm(seed);
         applied += sim.fates.values().filter(|fate| fate.is_ok()).count();
     }

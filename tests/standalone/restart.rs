@@ -19,10 +19,13 @@ fn a_restart_finds_jobs_history_output_cursors_and_keys_again_and_uses_no_id_twi
         "start_deadline_s": 5, "max_output_bytes": 5000,
     });
     let job = api.create(full);
-    let runs: Vec<String> = (0..5).map(|number| Row::read(&api.run_now(&job, Some(&format!("key {number}")))).id).collect();
-    for run in &runs {
-        assert_eq!(api.wait_ended(run).state, "succeeded");
-    }
+    // One after the other: more than one would not wait in a queue of one.
+    let ask = |number: u32| {
+        let run = Row::read(&api.run_now(&job, Some(&format!("key {number}")))).id;
+        assert_eq!(api.wait_ended(&run).state, "succeeded");
+        run
+    };
+    let runs: Vec<String> = (0..5).map(ask).collect();
     let doomed = api.create_manual("doomed", "true");
     let doomed_run = Row::read(&api.run_now(&doomed, Some("k"))).id;
     api.wait_ended(&doomed_run);
