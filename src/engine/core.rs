@@ -64,6 +64,12 @@ impl Core {
         core
     }
 
+    /// Makes the index anew; the old one goes first, so that there are never two.
+    pub fn rebuild(&mut self, ledger: &Ledger) {
+        *self = Core::new(self.settings, &Ledger::default());
+        *self = Core::new(self.settings, ledger);
+    }
+
     /// Renews the index after commands were applied.
     pub fn absorb(&mut self, ledger: &Ledger, effects: &[Effect]) {
         for effect in effects {

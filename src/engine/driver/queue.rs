@@ -46,7 +46,7 @@ impl Proposer {
     }
 }
 
-/// Requests that wait for the next entry. Changes of jobs wait apart, for they may not share an entry with a decision.
+/// Requests that wait for the next entry. Changes of jobs wait apart and go first: writers of jobs wait for them.
 #[derive(Default)]
 pub struct Queue {
     feed: VecDeque<Request>,
@@ -68,21 +68,15 @@ impl Queue {
         if is_feed { self.feed.push_back(request) } else { self.others.push_back(request) }
     }
 
-    pub fn has_feed(&self) -> bool {
-        !self.feed.is_empty()
-    }
-
     /// Requests that wait here.
     pub fn len(&self) -> usize {
         self.feed.len() + self.others.len()
     }
 
-    /// Fills an entry, with changes of jobs or without.
-    pub fn take(&mut self, with_feed: bool) -> Batch {
+    /// Fills an entry.
+    pub fn take(&mut self) -> Batch {
         let mut batch = Batch::default();
-        if with_feed {
-            batch.fill(&mut self.feed);
-        }
+        batch.fill(&mut self.feed);
         batch.fill(&mut self.others);
         batch
     }

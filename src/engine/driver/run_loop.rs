@@ -180,7 +180,7 @@ impl Driver {
         self.ledger = update.ledger;
         self.status = update.status;
         if update.must_rebuild {
-            self.core = Core::new(self.config.settings, &self.ledger);
+            self.core.rebuild(&self.ledger);
         } else {
             self.core.absorb(&self.ledger, &update.effects);
         }
@@ -221,7 +221,7 @@ impl Driver {
     fn check_licence(&mut self) {
         let is_licensed = self.status.first_own_applied;
         if is_licensed && !self.is_licensed {
-            self.core = Core::new(self.config.settings, &self.ledger);
+            self.core.rebuild(&self.ledger);
             self.links.clear();
         }
         self.is_licensed = is_licensed;
@@ -266,19 +266,18 @@ impl Driver {
         self.in_flight = Some(InFlight { result, callers: batch.callers });
     }
 
-    /// The commands of the next entry: what callers want, and what the core says is due. Where both changes of jobs and decisions wait,
-    /// they take turns.
+    /// The commands of the next entry: what callers want, and what the core says is due. Where both wait, requests and decisions take
+    /// turns: a decision never shares its entry, and neither holds up the other for longer than an entry takes, however many come.
     fn fill(&mut self, now: UnixMs) -> Batch {
         if self.ledger.cluster().is_none() {
             let commands = vec![Command::Found { cluster: self.config.cluster }];
             return Batch { commands, ..Batch::default() };
         }
-        let may_decide = self.judge.is_good() && self.core.has_due(&self.ledger, now) && !(self.was_decision && self.queue.has_feed());
-        let mut batch = self.queue.take(!may_decide);
+        let may_decide = self.judge.is_good() && self.core.has_due(&self.ledger, now) && !(self.was_decision && self.queue.len() > 0);
         let mut fleet = self.fleet();
-        let may_decide = may_decide && batch.commands.is_empty();
         let planned = self.core.plan(&self.ledger, now, &mut fleet, may_decide);
         self.was_decision = planned.iter().any(|command| matches!(command, Command::Decide(_)));
+        let mut batch = if may_decide && !planned.is_empty() { Batch::default() } else { self.queue.take() };
         batch.commands.extend(planned);
         batch.commands.extend(self.close_lost(now));
         batch
