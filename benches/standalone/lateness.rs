@@ -19,7 +19,7 @@ use crate::{Effort, bare, server};
 
 const RATES: [usize; 3] = [10, 100, 1_000];
 const SLOTS: u32 = 256;
-const AHEAD_MS: i64 = 5_000;
+const AHEAD_MS: i64 = 4_000;
 /// What the commands find their instant in.
 const VARIABLE: &str = "CHRONO_FLOW_SCHEDULED_AT";
 /// How long after the last instant the last line may come.
@@ -32,7 +32,7 @@ struct Round {
 }
 
 pub fn run(effort: Effort) -> Result<()> {
-    let seconds = effort.pick(8, 4);
+    let seconds = effort.pick(5, 4);
     println!("\n## Lateness: start of the command after its instant, in ms; instants spread over the second, for {seconds} s\n");
     println!("| fires/s |             |    p50 |    p99 |    max | p99, ours by bare |");
     println!("|--------:|-------------|-------:|-------:|-------:|------------------:|");

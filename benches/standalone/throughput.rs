@@ -13,7 +13,7 @@ use crate::{Effort, bare, server};
 const COMMAND: &str = ":";
 const SLOTS: u32 = 64;
 /// From the start of a round to its instant.
-const AHEAD_MS: i64 = 7_000;
+const AHEAD_MS: i64 = 5_000;
 /// The server decides 2 s ahead: its processor time is counted from here on.
 const COUNT_FROM_MS: i64 = 3_000;
 const PATIENCE: Duration = Duration::from_secs(60);
