@@ -6,5 +6,6 @@ mod support;
 
 mod formats;
 mod random;
+mod recorder;
 mod script;
 mod world;

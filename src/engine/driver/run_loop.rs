@@ -12,8 +12,7 @@ use crate::consensus::{Applied, Handle, ProposeError, Status};
 use crate::engine::api::EngineError;
 use crate::engine::clock::{ClockJudge, Reading};
 use crate::engine::core::{Core, Settings};
-use crate::engine::policy;
-use crate::ledger::{Closing, Command, Ledger, Reply, Then, encode_entry};
+use crate::ledger::{Closing, Command, Ledger, Reply, encode_entry};
 use crate::model::{ClusterId, Outcome, Reason, RunState, SessionId, UnixMs};
 use crate::rpc::link::Dial;
 use crate::rpc::wire::{RevokeAck, StageAck, StageResult};
@@ -330,30 +329,18 @@ impl Driver {
             link.is_idle = true;
         }
         self.core.staging.failed(&event.failed);
-        let mut unstarted = Vec::new();
-        let mut fleet = self.fleet();
         for StageAck { run, epoch, result } in event.staged {
             match result {
                 StageResult::Accepted => {}
-                StageResult::Revoked => unstarted.push((run, epoch)),
+                StageResult::Revoked => self.core.not_started(run, epoch),
                 StageResult::Declined(why) => {
                     log::warn!("worker session {} declined run {run}: {why}", event.session);
-                    unstarted.push((run, epoch));
+                    self.core.not_started(run, epoch);
                 }
             }
         }
-        unstarted.extend(event.revoked.iter().filter(|ack| ack.not_started).map(|RevokeAck { run, epoch, .. }| (*run, *epoch)));
-        let runs: Vec<_> = unstarted
-            .into_iter()
-            .filter_map(|(id, epoch)| {
-                let run = self.ledger.open_run(id)?;
-                let then = run.heir.as_ref().map_or(Then::Requeue, |heir| policy::after_revoke(run, heir, &mut fleet));
-                Some((id, epoch, then))
-            })
-            .collect();
-        if !runs.is_empty() {
-            let (answer, _) = oneshot::channel();
-            self.queue.push(Request { commands: vec![Command::Unstarted { at: clock::wall_now(), runs }], answer });
+        for RevokeAck { run, epoch, .. } in event.revoked.into_iter().filter(|ack| ack.not_started) {
+            self.core.not_started(run, epoch);
         }
     }
 }
