@@ -13,7 +13,7 @@ use crate::schedule::JobFires;
 use super::placement::Fleet;
 use super::policy::{self, Span};
 use super::staging::Staging;
-use super::timers::Timers;
+use super::timers::{self, Timers};
 
 /// Fires and skips in one entry, at most; a larger batch goes in parts (PROTOCOL B2).
 const FATES_PER_ENTRY_MAX: usize = 10_000;
@@ -79,7 +79,7 @@ impl Core {
                 Effect::Owed(_) | Effect::Session(_) | Effect::Unrecorded => {}
             }
         }
-        self.timers.advance(ledger.watermark());
+        self.timers.advance(ledger);
     }
 
     /// What was on its way is lost or void: plan anew.
@@ -225,9 +225,9 @@ impl Core {
         for owed in ledger.owed() {
             settle(owed, ledger, fleet, now, &mut decide);
         }
-        for (id, revision, fires) in self.timers.due(to) {
-            let Some(job) = ledger.job(id).filter(|job| job.revision == revision) else { continue };
-            let span = Span { job, fires, from, to, launchable_from: UnixMs(i64::MIN) };
+        for job in self.timers.due(to).filter_map(|id| ledger.job(id)) {
+            let Some(fires) = timers::fires(&job) else { continue };
+            let span = Span { job: &job, fires: &fires, from, to, launchable_from: UnixMs(i64::MIN) };
             let fates = span.decide(ledger, fleet, now);
             decide.fires.extend(fates.fires);
             decide.skips.extend(fates.skips);

@@ -62,8 +62,8 @@ impl Ledger {
 
     /// The revision of a job that a fire was computed from: the current one, or one that still owes.
     fn revision(&self, id: JobId, revision: Revision) -> Option<Arc<Job>> {
-        let current = self.jobs.get(&id).filter(|job| job.revision == revision);
-        current.or_else(|| self.owed.get(&(id, revision)).map(|owed| &owed.job)).cloned()
+        let current = self.job(id).filter(|job| job.revision == revision);
+        current.or_else(|| self.owed.get(&(id, revision)).map(|owed| owed.job.clone()))
     }
 
     /// Forgets instants of a job that nobody can decide again: they lie behind the watermark and the job's horizon.

@@ -22,7 +22,7 @@ impl Ledger {
         if self.keys.contains_key(&run) || self.run(run).is_some() {
             return Reply::Triggered { is_new: false };
         }
-        let Some(job) = self.jobs.get(&job).cloned() else { return Reply::NoSuchJob };
+        let Some(job) = self.job(job) else { return Reply::NoSuchJob };
         if has_key {
             self.keys.insert(run, at);
             self.keys_by_age.insert((at, run));
@@ -111,7 +111,7 @@ impl Ledger {
         let is_wanted = matches!(outcome.state, RunState::Failed | RunState::TimedOut)
             && run.cancel.is_none()
             && attempt <= run.job.spec.retry.max_attempts
-            && self.jobs.get(&run.job.id).is_some_and(|job| job.spec.is_enabled || run.trigger == Trigger::Manual);
+            && self.job(run.job.id).is_some_and(|job| job.spec.is_enabled || run.trigger == Trigger::Manual);
         if !is_wanted {
             return;
         }

@@ -6,6 +6,7 @@ use crate::model::{Job, JobId, Reason, Revision, RunId, RunState, Trigger, UnixM
 
 use super::apply::Turn;
 use super::command::{Effect, Reply};
+use super::packed::PackedJob;
 use super::state::{Heir, Ledger, Owed, Waiting};
 
 impl Ledger {
@@ -16,12 +17,13 @@ impl Ledger {
         self.feed = job.change_seq;
         turn.touch(Effect::Job(job.id));
         let (id, from) = (job.id, job.effective_from);
+        let packed = PackedJob::of(&job);
         let job = Arc::new(job);
         self.retire(turn, id, from, false);
         if job.spec.is_enabled && from < self.watermark {
             self.owe(turn, &job, from, self.watermark, false);
         }
-        self.jobs.insert(id, job.clone());
+        self.jobs.insert(id, packed);
         self.take_back(turn, id, from, &Heir::Revision(job));
         Reply::Done
     }
@@ -50,7 +52,7 @@ impl Ledger {
             self.owed.remove(&(id, debt.job.revision));
             self.owe(turn, &debt.job, debt.from, debt.to.min(until), is_dropped || debt.is_dropped);
         }
-        let Some(old) = self.jobs.get(&id).cloned() else { return };
+        let Some(old) = self.job(id) else { return };
         if old.spec.is_enabled {
             let from = self.watermark.max(old.effective_from);
             self.owe(turn, &old, from, until, is_dropped);

@@ -18,6 +18,7 @@ mod decide;
 mod ends;
 mod entry;
 mod jobs;
+mod packed;
 mod sessions;
 mod snapshot;
 mod state;

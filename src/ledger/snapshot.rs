@@ -1,12 +1,14 @@
 //! The whole state as bytes, and back. A revision of a job that several runs refer to is written once (PROTOCOL B6).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::{ClusterId, Epoch, Job, JobId, Reason, Revision, Run, RunId, SessionId, Trigger, UnixMs};
 
+use super::packed::PackedJob;
 use super::state::{Assignment, Heir, Ledger, OpenRun, Owed, Session, Waiting, WaitingKind};
 
 const SNAPSHOT_VERSION: u8 = 1;
@@ -28,7 +30,7 @@ struct Image {
     feed: u64,
     watermark: UnixMs,
     /// Every revision that anything refers to, and which of them are the current ones (by place).
-    revisions: Part<Arc<Job>>,
+    revisions: Part<PackedJob>,
     current: Part<u32>,
     owed: Part<(u32, UnixMs, UnixMs, bool)>,
     decided: Part<(JobId, UnixMs)>,
@@ -60,13 +62,17 @@ struct OpenImage {
 #[derive(Default)]
 struct Revisions {
     places: BTreeMap<(JobId, Revision), u32>,
-    all: Vec<Arc<Job>>,
+    all: Vec<PackedJob>,
 }
 
 impl Revisions {
-    fn place(&mut self, job: &Arc<Job>) -> u32 {
-        *self.places.entry((job.id, job.revision)).or_insert_with(|| {
-            self.all.push(job.clone());
+    fn place(&mut self, job: &Job) -> u32 {
+        self.place_of((job.id, job.revision), || PackedJob::of(job))
+    }
+
+    fn place_of(&mut self, key: (JobId, Revision), pack: impl FnOnce() -> PackedJob) -> u32 {
+        *self.places.entry(key).or_insert_with(|| {
+            self.all.push(pack());
             self.all.len() as u32 - 1
         })
     }
@@ -75,7 +81,7 @@ impl Revisions {
 impl Ledger {
     pub fn encode(&self) -> Vec<u8> {
         let mut revisions = Revisions::default();
-        let current = self.jobs.values().map(|job| revisions.place(job)).collect();
+        let current = self.jobs.values().map(|job| revisions.place_of(job.key(), || job.clone())).collect();
         let owed = self.owed.values().map(|owed| (revisions.place(&owed.job), owed.from, owed.to, owed.is_dropped)).collect();
         let open = self.open.values().map(|run| open_image(run, &mut revisions)).collect();
         let waiting =
@@ -105,9 +111,17 @@ impl Ledger {
             Some((version, _)) => return Err(SnapshotError::Version(*version)),
             None => return Err(SnapshotError::Malformed("it is empty".into())),
         };
-        let revision = |place: u32| {
+        let packed = |place: u32| {
             let missing = || SnapshotError::Malformed(format!("it has no revision at place {place}"));
-            image.revisions.get(place as usize).cloned().ok_or_else(missing)
+            image.revisions.get(place as usize).ok_or_else(missing)
+        };
+        // What refers to one revision shares it.
+        let mut unpacked = BTreeMap::new();
+        let mut revision = |place: u32| -> Result<Arc<Job>, SnapshotError> {
+            Ok(match unpacked.entry(place) {
+                Entry::Occupied(known) => Arc::clone(known.get()),
+                Entry::Vacant(new) => new.insert(Arc::new(packed(place)?.unpack())).clone(),
+            })
         };
         let mut ledger = Ledger {
             cluster: image.cluster,
@@ -122,8 +136,8 @@ impl Ledger {
             ..Ledger::default()
         };
         for place in image.current {
-            let job = revision(place)?;
-            ledger.jobs.insert(job.id, job);
+            let job = packed(place)?;
+            ledger.jobs.insert(job.key().0, job.clone());
         }
         for (place, from, to, is_dropped) in image.owed {
             let job = revision(place)?;

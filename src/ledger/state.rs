@@ -9,6 +9,8 @@ use uuid::Uuid;
 
 use crate::model::{ClusterId, Epoch, Job, JobId, Reason, Revision, Run, RunId, RunState, SessionId, Trigger, UnixMs, WorkerId};
 
+use super::packed::PackedJob;
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ledger {
     pub(super) cluster: Option<ClusterId>,
@@ -18,7 +20,7 @@ pub struct Ledger {
     pub(super) feed: u64,
     /// Every fire of every job up to here has its fate, except what is owed.
     pub(super) watermark: UnixMs,
-    pub(super) jobs: OrdMap<JobId, Arc<Job>>,
+    pub(super) jobs: OrdMap<JobId, PackedJob>,
     pub(super) owed: OrdMap<(JobId, Revision), Arc<Owed>>,
     /// Instants that have their fate, for as long as anybody could decide them again (PROTOCOL B4).
     pub(super) decided: OrdSet<(JobId, UnixMs)>,
@@ -143,11 +145,19 @@ impl Ledger {
     pub fn watermark(&self) -> UnixMs {
         self.watermark
     }
-    pub fn jobs(&self) -> impl Iterator<Item = &Arc<Job>> {
-        self.jobs.values()
+    pub fn jobs(&self) -> impl Iterator<Item = Job> {
+        self.jobs.values().map(PackedJob::unpack)
     }
-    pub fn job(&self, id: JobId) -> Option<&Arc<Job>> {
-        self.jobs.get(&id)
+    pub fn has_job(&self, id: JobId) -> bool {
+        self.jobs.contains_key(&id)
+    }
+    /// A job's current revision. It is unpacked for this call, unless a run or a fire of it has it already.
+    pub fn job(&self, id: JobId) -> Option<Arc<Job>> {
+        let packed = self.jobs.get(&id)?;
+        let is_current = |job: &&Arc<Job>| packed.key() == (job.id, job.revision);
+        let open = self.open_runs_of(id).next_back().map(|run| &run.job).filter(is_current);
+        let shared = open.or_else(|| self.waiting_of(id).next_back().map(|fire| &fire.job).filter(is_current));
+        Some(shared.cloned().unwrap_or_else(|| Arc::new(packed.unpack())))
     }
     pub fn owed(&self) -> impl Iterator<Item = &Arc<Owed>> {
         self.owed.values()
@@ -159,7 +169,7 @@ impl Ledger {
         self.open.get(&id)
     }
     /// Open runs of one job.
-    pub fn open_runs_of(&self, job: JobId) -> impl Iterator<Item = &Arc<OpenRun>> {
+    pub fn open_runs_of(&self, job: JobId) -> impl DoubleEndedIterator<Item = &Arc<OpenRun>> {
         self.open_of_job.range((job, RunId(Uuid::nil()))..=(job, RunId(Uuid::max()))).filter_map(|(_, run)| self.open.get(run))
     }
     /// Fires of all jobs that wait.
@@ -167,7 +177,7 @@ impl Ledger {
         self.waiting.values()
     }
     /// Fires of one job that wait, earliest instant first.
-    pub fn waiting_of(&self, job: JobId) -> impl Iterator<Item = &Arc<Waiting>> {
+    pub fn waiting_of(&self, job: JobId) -> impl DoubleEndedIterator<Item = &Arc<Waiting>> {
         self.waiting
             .range((job, UnixMs(i64::MIN), RunId(Uuid::nil()))..=(job, UnixMs(i64::MAX), RunId(Uuid::max())))
             .map(|(_, waiting)| waiting)

@@ -89,7 +89,7 @@ impl EngineHandle {
 
     /// A job that the ledger doesn't have is looked for in the store before it is said not to exist (PROTOCOL B12).
     async fn has_job(&self, id: JobId) -> Result<(), EngineError> {
-        if self.inner.shared.ledger().job(id).is_some() {
+        if self.inner.shared.ledger().has_job(id) {
             return Ok(());
         }
         match self.inner.store.job(id).await {
@@ -185,11 +185,11 @@ impl Engine for EngineHandle {
     }
 
     fn ledger_job(&self, id: JobId) -> Option<Job> {
-        self.inner.shared.ledger().job(id).map(|job| Job::clone(job))
+        self.inner.shared.ledger().job(id).map(Arc::unwrap_or_clone)
     }
 
     fn ledger_jobs(&self) -> Vec<Job> {
-        self.inner.shared.ledger().jobs().map(|job| Job::clone(job)).collect()
+        self.inner.shared.ledger().jobs().collect()
     }
 
     fn workers(&self) -> Vec<WorkerInfo> {
