@@ -34,7 +34,7 @@ pub struct Core {
     /// Jobs whose waiting fires may be ruled on now, and instants at which others may.
     rulings: BTreeSet<JobId>,
     rulings_at: BTreeSet<(UnixMs, JobId)>,
-    /// Open runs that nobody has, by when they start.
+    /// Open runs that nobody has, by when they are due: at their start, or now.
     unassigned: BTreeSet<(UnixMs, RunId)>,
     unassigned_starts: BTreeMap<RunId, UnixMs>,
     /// What the workers have to be told.
@@ -94,8 +94,10 @@ impl Core {
         }
         let run = ledger.open_run(id);
         if let Some(run) = run.filter(|run| run.assigned.is_none()) {
-            self.unassigned.insert((run.start_at, id));
-            self.unassigned_starts.insert(id, run.start_at);
+            // What is asked back is ruled on at once, however long its back-off.
+            let due = if run.heir.is_some() { UnixMs(i64::MIN) } else { run.start_at };
+            self.unassigned.insert((due, id));
+            self.unassigned_starts.insert(id, due);
         }
         self.staging.look_at(id, run.map(|run| &**run));
     }

@@ -4,8 +4,8 @@
 #[path = "../support/random.rs"]
 mod support;
 
+mod driver;
 mod formats;
 mod random;
-mod recorder;
 mod script;
 mod world;

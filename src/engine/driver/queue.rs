@@ -46,7 +46,7 @@ impl Proposer {
     }
 }
 
-/// Requests that wait for the next entry. Changes of jobs wait apart, for they may not share an entry with a decision.
+/// Requests that wait for the next entry. Changes of jobs wait apart, so that others do not hold them up.
 #[derive(Default)]
 pub struct Queue {
     feed: VecDeque<Request>,
@@ -68,21 +68,15 @@ impl Queue {
         if is_feed { self.feed.push_back(request) } else { self.others.push_back(request) }
     }
 
-    pub fn has_feed(&self) -> bool {
-        !self.feed.is_empty()
-    }
-
     /// Requests that wait here.
     pub fn len(&self) -> usize {
         self.feed.len() + self.others.len()
     }
 
-    /// Fills an entry, with changes of jobs or without.
-    pub fn take(&mut self, with_feed: bool) -> Batch {
+    /// Fills an entry, changes of jobs first.
+    pub fn take(&mut self) -> Batch {
         let mut batch = Batch::default();
-        if with_feed {
-            batch.fill(&mut self.feed);
-        }
+        batch.fill(&mut self.feed);
         batch.fill(&mut self.others);
         batch
     }
@@ -162,7 +156,15 @@ mod tests {
             let mut spec = JobSpec::new("large", "* * * * *", &"x".repeat(256 * 1024));
             spec.env.insert("LARGE".into(), "y".repeat(60 * 1024));
             let at = UnixMs(0);
-            Command::PutJob(Box::new(Job { id: JobId(n), revision: 1, change_seq: 1, created_at: at, updated_at: at, effective_from: at, spec }))
+            Command::PutJob(Box::new(Job {
+                id: JobId(n),
+                revision: 1,
+                change_seq: 1,
+                created_at: at,
+                updated_at: at,
+                effective_from: at,
+                spec,
+            }))
         };
         let commands: Vec<Command> = (0..500).map(job).collect();
         let count = fitting(&commands);
