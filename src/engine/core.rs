@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ledger::{Command, Decide, Effect, Ledger, OpenRun, Owed, Then, WaitingKind};
-use crate::model::{JobId, Reason, RunId, Trigger, UnixMs};
+use crate::model::{Epoch, JobId, Reason, RunId, Trigger, UnixMs};
 use crate::schedule::JobFires;
 
 use super::placement::Fleet;
@@ -34,11 +34,13 @@ pub struct Core {
     /// Jobs whose waiting fires may be ruled on now, and instants at which others may.
     rulings: BTreeSet<JobId>,
     rulings_at: BTreeSet<(UnixMs, JobId)>,
-    /// Open runs that nobody has, by when they start.
+    /// Open runs that nobody has, by when they are due: at their start, or now.
     unassigned: BTreeSet<(UnixMs, RunId)>,
     unassigned_starts: BTreeMap<RunId, UnixMs>,
     /// What the workers have to be told.
     pub staging: Staging,
+    /// Runs that did not start under these epochs, as their workers have said: kept until the ledger has it, since they say it once.
+    not_started: BTreeMap<RunId, Epoch>,
     /// The rest of a decision that goes in parts.
     parts: VecDeque<Decide>,
 }
@@ -53,6 +55,7 @@ impl Core {
             unassigned: BTreeSet::new(),
             unassigned_starts: BTreeMap::new(),
             staging: Staging::default(),
+            not_started: BTreeMap::new(),
             parts: VecDeque::new(),
         };
         for run in ledger.open_runs() {
@@ -97,10 +100,17 @@ impl Core {
         }
         let run = ledger.open_run(id);
         if let Some(run) = run.filter(|run| run.assigned.is_none()) {
-            self.unassigned.insert((run.start_at, id));
-            self.unassigned_starts.insert(id, run.start_at);
+            // What is asked back is ruled on at once, however long its back-off.
+            let due = if run.heir.is_some() { UnixMs(i64::MIN) } else { run.start_at };
+            self.unassigned.insert((due, id));
+            self.unassigned_starts.insert(id, due);
         }
         self.staging.look_at(id, run.map(|run| &**run));
+    }
+
+    /// The worker says that this run did not start under this epoch, and never will (PROTOCOL D1).
+    pub fn not_started(&mut self, run: RunId, epoch: Epoch) {
+        self.not_started.insert(run, epoch);
     }
 
     /// Whether deciding has to stand still (PROTOCOL B10).
@@ -111,10 +121,11 @@ impl Core {
     /// What should be proposed now. `may_decide`: false where the entry already carries changes of jobs, which a decision must not meet.
     pub fn plan(&mut self, ledger: &Ledger, now: UnixMs, fleet: &mut Fleet, may_decide: bool) -> Vec<Command> {
         let mut commands = Vec::new();
+        self.plan_not_started(ledger, now, fleet, &mut commands);
         self.plan_rulings(ledger, now, fleet, &mut commands);
         self.plan_unassigned(ledger, now, fleet, &mut commands);
         if may_decide && commands.is_empty() {
-            commands.extend(self.plan_decide(ledger, now, fleet).map(Command::Decide));
+            commands.extend(self.decide(ledger, now, fleet));
         }
         commands
     }
@@ -132,6 +143,19 @@ impl Core {
         let ruling = self.rulings_at.first().map(|(at, _)| *at);
         let retry = self.unassigned.first().map(|(at, _)| *at - ahead);
         [timer, ruling, retry].into_iter().flatten().min()
+    }
+
+    fn plan_not_started(&mut self, ledger: &Ledger, now: UnixMs, fleet: &mut Fleet, commands: &mut Vec<Command>) {
+        let assigned = |id: &RunId| ledger.open_run(*id).and_then(|run| run.assigned);
+        self.not_started.retain(|id, epoch| assigned(id).is_some_and(|assigned| assigned.epoch == *epoch));
+        let mut then = |id: &RunId, epoch: &Epoch| {
+            let run = ledger.open_run(*id)?;
+            Some((*id, *epoch, run.heir.as_ref().map_or(Then::Requeue, |heir| policy::after_revoke(run, heir, fleet))))
+        };
+        let runs: Vec<_> = self.not_started.iter().take(FATES_PER_ENTRY_MAX).filter_map(|(id, epoch)| then(id, epoch)).collect();
+        if !runs.is_empty() {
+            commands.push(Command::Unstarted { at: now, runs });
+        }
     }
 
     fn plan_rulings(&mut self, ledger: &Ledger, now: UnixMs, fleet: &mut Fleet, commands: &mut Vec<Command>) {
@@ -186,7 +210,8 @@ impl Core {
         }
     }
 
-    fn plan_decide(&mut self, ledger: &Ledger, now: UnixMs, fleet: &mut Fleet) -> Option<Decide> {
+    /// The next decision, if one is due, or the next part of it.
+    pub fn decide(&mut self, ledger: &Ledger, now: UnixMs, fleet: &mut Fleet) -> Option<Command> {
         if !self.has_due(ledger, now) {
             return None;
         }
@@ -197,7 +222,7 @@ impl Core {
             let decide = self.decide_all(ledger, now, fleet);
             self.parts = in_parts(decide);
         }
-        self.parts.pop_front()
+        self.parts.pop_front().map(Command::Decide)
     }
 
     fn decide_all(&self, ledger: &Ledger, now: UnixMs, fleet: &mut Fleet) -> Decide {

@@ -9,7 +9,7 @@ use hyper::header::{ETAG, HeaderName, LINK, LOCATION};
 use serde_json::{Map, Value};
 use warp::reply::Response;
 
-use crate::model::{Job, JobId, Revision, Run};
+use crate::model::{Job, JobId, Revision, Run, UnixMs};
 use crate::store::{JobFilter, JobPage, StoreError, Written};
 
 use super::job_json::{self, JobView};
@@ -52,7 +52,7 @@ pub async fn list(context: Arc<Context>, request: Request) -> Answer {
 /// `POST /jobs`
 pub async fn create(context: Arc<Context>, mut request: Request) -> Answer {
     let object = request.object().await?;
-    let now = context.engine.now()?;
+    let now = time_of_write(&context).await?;
     let spec = job_json::parse(&object, None, now)?;
     let written = context.store.create_job(spec, now).await?;
     answer_written(&context, written).await
@@ -76,7 +76,7 @@ pub async fn read(context: Arc<Context>, request: Request) -> Answer {
 pub async fn replace(context: Arc<Context>, mut request: Request) -> Answer {
     let (id, tags) = (request.job_id()?, request.if_match()?);
     let object = request.object().await?;
-    let now = context.engine.now()?;
+    let now = time_of_write(&context).await?;
     let current = context.store.job(id).await?.ok_or_else(Problem::no_such_job)?;
     check_match(tags.as_ref(), Some(current.revision))?;
     let spec = job_json::parse(&object, Some(&current), now)?;
@@ -88,7 +88,7 @@ pub async fn replace(context: Arc<Context>, mut request: Request) -> Answer {
 pub async fn patch(context: Arc<Context>, mut request: Request) -> Answer {
     let (id, tags) = (request.job_id()?, request.if_match()?);
     let patch = request.patch().await?;
-    let now = context.engine.now()?;
+    let now = time_of_write(&context).await?;
     for _ in 0..PATCH_ATTEMPTS_MAX {
         let current = context.store.job(id).await?.ok_or_else(Problem::no_such_job)?;
         check_match(tags.as_ref(), Some(current.revision))?;
@@ -111,7 +111,7 @@ pub async fn put_by_name(context: Arc<Context>, mut request: Request) -> Answer 
     if given.as_str() != Some(&name) {
         return Err(Problem::invalid_value("name", "another name than in the path", "the same, or none"));
     }
-    let now = context.engine.now()?;
+    let now = time_of_write(&context).await?;
     let current = context.store.job_by_name(&name).await?;
     check_match(tags.as_ref(), current.as_ref().map(|job| job.revision))?;
     if is_create_only && current.is_some() {
@@ -133,7 +133,7 @@ pub async fn put_by_name(context: Arc<Context>, mut request: Request) -> Answer 
 pub async fn delete(context: Arc<Context>, mut request: Request) -> Answer {
     let (id, tags) = (request.job_id()?, request.if_match()?);
     request.no_body().await?;
-    let now = context.engine.now()?;
+    let now = time_of_write(&context).await?;
     let mut revision = None;
     if tags.is_some() {
         let current = context.store.job(id).await?.ok_or_else(Problem::no_such_job)?;
@@ -154,6 +154,18 @@ pub async fn load(context: &Context, id: JobId) -> Result<(Job, bool), Problem> 
         Err(error @ StoreError::Unavailable(_)) => context.engine.ledger_job(id).map(|job| (job, true)).ok_or_else(|| error.into()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The time that a write takes effect; refuses all writes to a store that went back (PROTOCOL A5). New changes would take the numbers of
+/// those that it lost, and the ledger would take them for known.
+async fn time_of_write(context: &Context) -> Result<UnixMs, Problem> {
+    let in_ledger = context.engine.feed_position();
+    let in_store = context.store.change_seq().await?;
+    if in_store < in_ledger {
+        let detail = format!("the database is older than the ledger ({in_store} changes of {in_ledger}); the log says what to do");
+        return Err(Problem::unavailable(detail));
+    }
+    Ok(context.engine.now()?)
 }
 
 /// Waits until the ledger has a change, for a bounded time; false if it does not (PROTOCOL A4).
@@ -246,7 +258,7 @@ fn page_of_ledger(jobs: Vec<Job>, filter: &JobFilter, after: Option<JobId>, limi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{JobSpec, UnixMs};
+    use crate::model::JobSpec;
 
     fn jobs() -> Vec<Job> {
         let spec = |id: i64| {

@@ -1,5 +1,6 @@
 //! Sessions: who holds what (PROTOCOL C1, D1).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::model::{Outcome, Reason, RunId, RunState, SessionId};
@@ -24,6 +25,7 @@ impl Ledger {
             self.sessions.values().filter(|session| session.data_dir == data_dir).map(|session| session.id).collect();
         let runs: Vec<Arc<OpenRun>> =
             self.open.values().filter(|run| run.assigned.is_some_and(|assigned| before.contains(&assigned.session))).cloned().collect();
+        let (held, not_started): (HashSet<_>, HashSet<_>) = (held.into_iter().collect(), not_started.into_iter().collect());
         for session in before {
             self.end_session(turn, session);
         }

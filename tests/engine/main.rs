@@ -4,6 +4,7 @@
 #[path = "../support/random.rs"]
 mod support;
 
+mod driver;
 mod formats;
 mod random;
 mod script;

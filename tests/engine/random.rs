@@ -118,6 +118,7 @@ impl History {
                 self.world.holds_back_revokes = false;
                 self.world.answer_revokes();
             }
+            83..=86 => self.world.proposals_to_lose = self.random.below(4) as u32,
             _ => {
                 let ahead = self.random.below(9_000) as i64 + 1;
                 self.world.run_to(self.world.now + ahead);

@@ -30,6 +30,7 @@ fn set(spec: &mut JobSpec, key: &str, value: &str) -> Result<()> {
         "window" => spec.catch_up_window_s = value.parse()?,
         "deadline" => spec.start_deadline_s = value.parse()?,
         "attempts" => spec.retry = Retry { max_attempts: value.parse()?, backoff_s: 2, max_backoff_s: 60 },
+        "backoff" => (spec.retry.backoff_s, spec.retry.max_backoff_s) = (value.parse()?, value.parse()?),
         "enabled" => spec.is_enabled = value.parse()?,
         "ends_at" => spec.ends_at = Some(at(value)?),
         "starts_at" => spec.starts_at = Some(at(value)?),

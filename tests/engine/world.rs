@@ -49,6 +49,8 @@ pub struct World {
     /// What was recorded, by run; the newest row counts.
     pub history: BTreeMap<RunId, Run>,
     pub records_automatically: bool,
+    /// So many proposals come to nothing.
+    pub proposals_to_lose: u32,
     pub diary: Vec<String>,
     /// Instants for which somebody may revoke a run: the worker answers revocations only on demand.
     pub holds_back_revokes: bool,
@@ -78,6 +80,7 @@ impl World {
             started: HashSet::new(),
             history: BTreeMap::new(),
             records_automatically: true,
+            proposals_to_lose: 0,
             diary: Vec::new(),
             holds_back_revokes: false,
             revokes_held_back: Vec::new(),
@@ -238,7 +241,10 @@ impl World {
             let may_decide = self.core.has_due(&self.ledger, self.now);
             let planned = self.core.plan(&self.ledger, self.now, &mut fleet, may_decide);
             let has_planned = !planned.is_empty();
-            if has_planned {
+            if has_planned && self.proposals_to_lose > 0 {
+                self.proposals_to_lose -= 1;
+                self.core.forget_plans(&self.ledger);
+            } else if has_planned {
                 self.apply(planned);
             }
             let has_worked = self.is_up && self.work();
@@ -334,21 +340,18 @@ impl World {
     }
 
     fn revoke(&mut self, id: RunId, epoch: Epoch) {
-        use chrono_flow::engine::policy;
-        use chrono_flow::ledger::Then;
         if self.held.get(&id).is_some_and(|held| held.started_at.is_some()) {
             return;
         }
         self.held.remove(&id);
-        let Some(run) = self.ledger.open_run(id).cloned() else { return };
-        let then = run.heir.as_ref().map_or(Then::Requeue, |heir| policy::after_revoke(&run, heir, &mut self.fleet()));
-        self.apply(vec![Command::Unstarted { at: self.now, runs: vec![(id, epoch, then)] }]);
+        self.core.not_started(id, epoch);
     }
 
     pub fn answer_revokes(&mut self) {
         for (id, epoch) in std::mem::take(&mut self.revokes_held_back) {
             self.revoke(id, epoch);
         }
+        self.settle();
     }
 
     // ---- what must always be true

@@ -26,6 +26,7 @@ pub struct State {
     /// Output of live runs; true where it is complete.
     pub output: BTreeMap<RunId, (Vec<OutputPart>, bool)>,
     pub jobs: Vec<Job>,
+    pub feed_position: u64,
     pub is_feed_behind: bool,
     pub pending_revocations: u32,
     /// Readers of output that wait now.
@@ -132,6 +133,10 @@ pub fn run(number: u128, job: i64, state: RunState) -> Run {
 impl Engine for TestEngine {
     fn now(&self) -> Result<UnixMs, EngineError> {
         if self.state().is_clock_bad { Err(EngineError::Unavailable("the clock is off".into())) } else { Ok(NOW) }
+    }
+
+    fn feed_position(&self) -> u64 {
+        self.state().feed_position
     }
 
     async fn wait_applied(&self, _change_seq: u64, _patience: Duration) -> bool {

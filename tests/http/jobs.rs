@@ -245,6 +245,21 @@ fn the_last_run_is_the_newest_of_ledger_and_store() {
 }
 
 #[test]
+fn a_store_that_went_back_takes_no_writes() {
+    let server = TestServer::start();
+    server.create("n", json!({}));
+    server.engine.state().feed_position = 2;
+    let job = json!({"name": "m", "schedule": "@daily", "command": "true"});
+    for (method, path) in [("POST", "/jobs"), ("PUT", "/jobs/1"), ("PATCH", "/jobs/1"), ("PUT", "/jobs/by-name/m")] {
+        assert_eq!(server.send_json(method, path, &job).problem().0, 503, "{method} {path}");
+    }
+    assert_eq!(server.send("DELETE", "/jobs/1", &[], "").problem().0, 503);
+    assert_eq!(server.get("/jobs/1").json()["name"], "n");
+    server.engine.state().feed_position = 1;
+    assert_eq!(server.send_json("PATCH", "/jobs/1", &json!({"command": "false"})).status, 200);
+}
+
+#[test]
 fn a_write_that_the_ledger_does_not_have_yet_says_so() {
     let server = TestServer::start();
     server.create("n", json!({}));

@@ -148,3 +148,71 @@ impl<'a> Story<'a> {
 pub fn count(fates: &BTreeMap<i64, (String, String)>, state: &str, reason: &str) -> usize {
     fates.values().filter(|fate| fate.0 == state && fate.1 == reason).count()
 }
+
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    fn row(id: &str, at_s: i64, state: &str, reason: &str) -> Row {
+        Row {
+            id: id.into(),
+            job: 1,
+            revision: 1,
+            trigger: "schedule".into(),
+            retry_of: None,
+            at_ms: at_s * 1000,
+            attempt: 1,
+            state: state.into(),
+            reason: reason.into(),
+            is_started: state != "skipped",
+            exit_code: None,
+            signal: None,
+            skipped: None,
+        }
+    }
+
+    fn line(run: &str, at_s: i64) -> Line {
+        Line { word: "start".into(), job: 1, at_ms: at_s * 1000, attempt: 1, run: run.into(), clock_ms: at_s * 1000 }
+    }
+
+    fn is_believed(rows: &[Row], lines: &[Line]) -> bool {
+        let story = Story { job: 1, rows: rows.iter().collect(), lines: lines.iter().collect() };
+        catch_unwind(AssertUnwindSafe(|| story.check(&[Span::new(2, 0, 7_000)]))).is_ok()
+    }
+
+    #[test]
+    fn the_judge_believes_a_true_story_and_no_other() {
+        let range = Row { skipped: Some((2_000, 2)), ..row("r", 4, "skipped", "missed") };
+        let rows = [range.clone(), row("c", 6, "succeeded", "")];
+        let lines = [line("c", 6)];
+        assert!(is_believed(&rows, &lines));
+        assert!(is_believed(&[rows[0].clone(), row("c", 6, "lost", "worker_restarted")], &[]), "who was lost may be mute");
+        assert!(is_believed(&[rows[0].clone(), rows[1].clone(), row("d", 8, "skipped", "revoked")], &lines), "staged, and revoked");
+
+        assert!(!is_believed(&rows[1..], &lines), "fires without a fate");
+        assert!(!is_believed(&rows, &[]), "history says that it ran");
+        assert!(!is_believed(&rows, &[line("c", 6), line("c", 6)]), "it ran twice");
+        assert!(!is_believed(&rows, &[line("c", 6), line("x", 4)]), "it ran, and history does not know");
+        assert!(!is_believed(&rows, &[line("c", 6), line("r", 4)]), "it ran, and history says it was skipped");
+        assert!(!is_believed(&rows, &[line("c", 4)]), "another instant");
+        assert!(!is_believed(&rows, &[Line { clock_ms: 5_000, ..line("c", 6) }]), "too early");
+        assert!(!is_believed(&[rows[0].clone(), rows[1].clone(), row("d", 6, "skipped", "missed")], &lines), "two fates");
+        assert!(!is_believed(&[rows[0].clone(), rows[1].clone(), row("d", 7, "succeeded", "")], &[line("c", 6), line("d", 7)]), "no fire");
+        let counts_wrong = Row { skipped: Some((2_000, 3)), ..range };
+        assert!(!is_believed(&[counts_wrong, rows[1].clone()], &lines), "a range that counts wrong");
+        let twice = [rows[0].clone(), rows[1].clone(), Row { trigger: "retry".into(), ..row("d", 6, "succeeded", "") }];
+        assert!(!is_believed(&twice, &[line("c", 6), line("d", 6)]), "two runs of one attempt");
+    }
+
+    #[test]
+    fn the_judge_sees_runs_that_overlap() {
+        let word = |word: &str, run: &str, clock_ms: i64| Line { word: word.into(), clock_ms, ..line(run, 1) };
+        let is_believed = |lines: &[Line]| {
+            let story = Story { job: 1, rows: Vec::new(), lines: lines.iter().collect() };
+            catch_unwind(AssertUnwindSafe(|| story.check_one_at_a_time())).is_ok()
+        };
+        assert!(is_believed(&[word("start", "a", 1), word("end", "a", 2), word("start", "b", 3), word("end", "b", 4)]));
+        assert!(!is_believed(&[word("start", "a", 1), word("start", "b", 2), word("end", "a", 3), word("end", "b", 4)]));
+    }
+}

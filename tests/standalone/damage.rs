@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use crate::audit::Story;
 use crate::server::Place;
 use crate::witness::Witness;
 
@@ -90,4 +91,48 @@ fn another_clusters_ledger_or_database_is_refused() {
     assert!(!their_id.is_empty());
     assert_refused("another cluster's ledger", &ours, foreign_raft, "chrono-flow.sqlite");
     assert_refused("another cluster's database", &ours, foreign_database, "chrono-flow.sqlite");
+}
+
+#[test]
+fn the_advice_works_a_ledger_moved_away_is_made_anew_from_the_database_and_no_fire_comes_twice() {
+    let place = Place::new();
+    used(&place);
+    fs::rename(place.path("data/raft"), place.path("raft-away")).unwrap();
+    let witness = Witness::new(&place);
+    let mut server = place.start();
+    let api = server.api();
+    let job = api.get("/jobs/1").expect(200);
+    let seen = witness.starts_of(&job).len();
+    witness.wait_starts(&job, seen + 2);
+    api.patch(&job, json!({"is_enabled": false}));
+    let (rows, lines) = (api.wait_settled(), witness.lines());
+    Story::of(&job, &rows, &lines).check_witness();
+    server.stop();
+}
+
+#[test]
+fn a_database_older_than_the_ledger_takes_no_writes_until_somebody_says_which_is_right() {
+    let place = Place::new();
+    used(&place);
+    for file in ["chrono-flow.sqlite", "chrono-flow.sqlite-wal", "chrono-flow.sqlite-shm"] {
+        let _ = fs::remove_file(place.path("data").join(file));
+    }
+    let mut server = place.launch(&[], &[]);
+    server.wait_listening();
+    let told = server.wait_log("the database is older than the ledger");
+    assert!(told.contains("move the ledger's directory (raft) away"), "{told}");
+    let api = server.api();
+    for _ in 0..3 {
+        let refused = api.call("POST", "/jobs", &[], Some(r#"{"name": "x", "schedule": "@daily", "command": "true"}"#));
+        assert!(refused.text.contains("the database is older than the ledger"), "{}", refused.text);
+        refused.expect(503);
+    }
+    assert_eq!(api.get("/readyz").status, 503);
+    server.stop();
+
+    // As the log says: the jobs of this database, which are none, are what there is.
+    fs::remove_dir_all(place.path("data/raft")).unwrap();
+    let mut server = place.start();
+    assert_eq!(server.api().get("/jobs").expect(200), json!([]));
+    server.stop();
 }

@@ -111,9 +111,14 @@ impl Server {
         Server { child, log, address: None }
     }
 
-    fn wait_ready(&mut self) {
+    /// Waits until the API can be called, be the server ready or not.
+    pub fn wait_listening(&mut self) {
         let line = self.wait_log("  API   http://");
         self.address = line.split("http://").nth(1).map(str::to_owned);
+    }
+
+    fn wait_ready(&mut self) {
+        self.wait_listening();
         eventually("the server is ready", || (self.api().get("/readyz").status == 200).then_some(()));
     }
 

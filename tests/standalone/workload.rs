@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, Row, instant, instant_ms};
 use crate::audit::{Span, Story, count};
-use crate::server::{Place, now_ms, wait_until_ms};
+use crate::server::{Place, eventually, now_ms, wait_until_ms};
 use crate::witness::Witness;
 
 /// How long the jobs run.
@@ -51,10 +51,12 @@ fn every_fire_of_a_mixed_workload_has_one_fate_and_history_is_what_the_witness_s
     paused_spans.last_mut().unwrap().to_ms = instant_ms(&again["updated_at"]);
     paused_spans.last_mut().unwrap().to_at_most_ms = now_ms();
     // The newest replacement would run on.
-    let rows = api.runs_of(&replace);
-    for row in rows.iter().filter(|row| !row.is_final()) {
-        api.call("POST", &format!("/runs/{}/cancel", row.id), &[], None).expect(202);
-    }
+    let newest = eventually("the last replacement is alone", || {
+        let open: Vec<Row> = api.runs_of(&replace).into_iter().filter(|row| !row.is_final()).collect();
+        (open.len() == 1 && open[0].state == "running").then(|| open[0].id.clone())
+    });
+    witness.wait_word(&newest, "start");
+    api.call("POST", &format!("/runs/{newest}/cancel"), &[], None).expect(202);
     let rows = api.wait_settled();
     let lines = witness.lines();
     let story = |job: &Value| Story::of(job, &rows, &lines);

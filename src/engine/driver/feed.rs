@@ -11,6 +11,7 @@ use crate::shutdown::Shutdown;
 use crate::store::{Change, ChangeKind, StoreError};
 
 use super::handle::Inner;
+use super::queue::fitting;
 
 /// The store is asked at least so often: a half-open connection notifies nobody.
 const POLL: Duration = Duration::from_secs(5);
@@ -75,7 +76,11 @@ async fn bring(inner: &Inner, import_up_to: &mut Option<u64>) -> anyhow::Result<
     }
     let is_more = changes.len() == CHANGES_MAX as usize;
     let imported = import_up_to.unwrap_or(0);
-    let commands = changes.into_iter().map(|change| command(change, imported)).collect();
+    let mut commands: Vec<Command> = changes.into_iter().map(|change| command(change, imported)).collect();
+    // What doesn't fit into one entry is fetched again.
+    let fitting = fitting(&commands);
+    let is_more = is_more || fitting < commands.len();
+    commands.truncate(fitting);
     inner.proposer.propose(commands).await.map_err(|error: EngineError| anyhow::anyhow!(error))?;
     Ok(is_more)
 }

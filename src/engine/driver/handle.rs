@@ -110,6 +110,10 @@ impl Engine for EngineHandle {
         }
     }
 
+    fn feed_position(&self) -> u64 {
+        self.inner.shared.ledger().feed()
+    }
+
     async fn wait_applied(&self, change_seq: u64, patience: Duration) -> bool {
         let mut feed = self.inner.shared.feed();
         tokio::time::timeout(patience, feed.wait_for(|position| *position >= change_seq)).await.is_ok_and(|waited| waited.is_ok())

@@ -52,10 +52,14 @@ impl Link {
         Link { batches, is_idle: true }
     }
 
-    pub fn send(&mut self, term: u64, orders: Orders, ledger: &Ledger) {
+    /// Hands over a batch; gives the orders back if the link can't take one now.
+    pub fn send(&mut self, term: u64, orders: Orders, ledger: &Ledger) -> Result<(), Orders> {
         let stages = orders.stage.iter().filter_map(|id| ledger.open_run(*id)).map(|run| stage(run)).collect();
-        // The channel has room for one and the link is idle; a dead task means that the session is going.
-        self.is_idle = self.batches.try_send(Batch { term, stages, orders }).is_err();
+        // The channel has room for one. It is full if the event of an earlier link to this session was taken for this one's.
+        self.is_idle = false;
+        self.batches.try_send(Batch { term, stages, orders }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(batch) | mpsc::error::TrySendError::Closed(batch) => batch.orders,
+        })
     }
 }
 

@@ -46,7 +46,7 @@ impl Proposer {
     }
 }
 
-/// Requests that wait for the next entry. Changes of jobs wait apart and go first: writers of jobs wait for them.
+/// Requests that wait for the next entry. Changes of jobs wait apart, so that others do not hold them up.
 #[derive(Default)]
 pub struct Queue {
     feed: VecDeque<Request>,
@@ -73,7 +73,7 @@ impl Queue {
         self.feed.len() + self.others.len()
     }
 
-    /// Fills an entry.
+    /// Fills an entry, changes of jobs first.
     pub fn take(&mut self) -> Batch {
         let mut batch = Batch::default();
         batch.fill(&mut self.feed);
@@ -121,6 +121,16 @@ impl Batch {
     }
 }
 
+/// How many of these commands, from the first on, one entry takes; one at least, if there are any.
+pub fn fitting(commands: &[Command]) -> usize {
+    let mut bytes = 0;
+    let beyond = commands.iter().position(|command| {
+        bytes += weight(command);
+        bytes > ENTRY_BYTES_MAX
+    });
+    beyond.map_or(commands.len(), |place| place.max(1)).min(COMMANDS_PER_ENTRY_MAX)
+}
+
 /// Roughly how many bytes a command adds to an entry.
 fn weight(command: &Command) -> usize {
     match command {
@@ -129,6 +139,36 @@ fn weight(command: &Command) -> usize {
             300 + job.spec.command.len() + env
         }
         Command::Close { runs, .. } => 200 * runs.len(),
+        Command::OpenSession { not_started, held, .. } => 300 + 24 * (not_started.len() + held.len()),
         _ => 100,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::encode_entry;
+    use crate::model::{Job, JobId, JobSpec, UnixMs};
+
+    #[test]
+    fn changes_of_large_jobs_are_cut_to_what_an_entry_takes() {
+        let job = |n: i64| {
+            let mut spec = JobSpec::new("large", "* * * * *", &"x".repeat(256 * 1024));
+            spec.env.insert("LARGE".into(), "y".repeat(60 * 1024));
+            let at = UnixMs(0);
+            Command::PutJob(Box::new(Job {
+                id: JobId(n),
+                revision: 1,
+                change_seq: 1,
+                created_at: at,
+                updated_at: at,
+                effective_from: at,
+                spec,
+            }))
+        };
+        let commands: Vec<Command> = (0..500).map(job).collect();
+        let count = fitting(&commands);
+        assert!(count >= 1 && encode_entry(&commands[..count]).len() <= 2 * ENTRY_BYTES_MAX, "{count} jobs");
+        assert_eq!((fitting(&[]), fitting(&commands[..1])), (0, 1));
     }
 }

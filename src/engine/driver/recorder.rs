@@ -1,6 +1,7 @@
 //! The recorder: writes what has closed into the store, in the order of the ledger, and lets the ledger forget it once it is there
 //! (PROTOCOL F). Also keeps history within its bounds.
 
+use std::iter::Peekable;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,11 +67,38 @@ pub async fn run(inner: Arc<Inner>, config: EngineConfig, shutdown: Shutdown) {
     }
 }
 
-/// Writes the oldest unrecorded rows; answers how many.
+/// Writes the oldest unrecorded rows; answers how many. `Recorded` names entries, so the rows of one entry are recorded as a whole,
+/// in several transactions if they are many or have much output.
 async fn record(inner: &Inner, ledger: &Ledger) -> anyhow::Result<usize> {
+    let mut rest = ledger.unrecorded().peekable();
+    let mut ids: Vec<RunId> = Vec::new();
+    let Some(first) = rest.peek().map(|(index, _)| *index) else { return Ok(0) };
+    let up_to = loop {
+        let last = write_rows(inner, &mut rest, &mut ids).await?;
+        if rest.peek().is_none_or(|(next, _)| *next != last) {
+            break last;
+        }
+        // The batch ends within an entry: the ones before it are whole, and it comes again; unless it is the first, which is finished now.
+        if last > first {
+            break last - 1;
+        }
+    };
+    let rows = ids.len();
+    let applied = inner.proposer.propose(vec![Command::Recorded { up_to }]).await.map_err(|error| anyhow::anyhow!(error))?;
+    debug_assert!(applied.index > up_to);
+    let ledger = inner.shared.ledger();
+    inner.soft.forget(ids.into_iter().filter(|id| ledger.closed_at(*id).is_none() && ledger.open_run(*id).is_none()));
+    Ok(rows)
+}
+
+/// Writes as many rows as fit into one transaction; answers the index of the last one.
+async fn write_rows<'a>(
+    inner: &Inner,
+    rest: &mut Peekable<impl Iterator<Item = (u64, &'a Arc<Run>)>>,
+    ids: &mut Vec<RunId>,
+) -> anyhow::Result<u64> {
     let mut batch = RecordBatch::default();
     let mut output_bytes = 0;
-    let mut rest = ledger.unrecorded().peekable();
     let mut last = 0;
     while batch.runs.len() < BATCH_ROWS_MAX && output_bytes < BATCH_OUTPUT_BYTES_MAX {
         let Some((index, row)) = rest.next() else { break };
@@ -87,24 +115,14 @@ async fn record(inner: &Inner, ledger: &Ledger) -> anyhow::Result<usize> {
                 }
             }
         }
+        ids.push(run.id);
         batch.runs.push(RunRecord { ledger_index: index, run });
         last = index;
     }
-    // The rows of one entry are recorded as a whole.
-    let up_to = match rest.peek() {
-        Some((next, _)) if *next == last => last - 1,
-        _ => last,
-    };
-    let rows = batch.runs.len();
-    let ids: Vec<RunId> = batch.runs.iter().map(|record| record.run.id).collect();
     for aside in note(inner, inner.store.record(batch).await)? {
         log::error!("run {} can't be written to the store and was set aside: {}", aside.run, aside.error);
     }
-    let applied = inner.proposer.propose(vec![Command::Recorded { up_to }]).await.map_err(|error| anyhow::anyhow!(error))?;
-    debug_assert!(applied.index > up_to);
-    let ledger = inner.shared.ledger();
-    inner.soft.forget(ids.into_iter().filter(|id| ledger.closed_at(*id).is_none() && ledger.open_run(*id).is_none()));
-    Ok(rows)
+    Ok(last)
 }
 
 /// All of a run's output. What is large is written to the store page by page, so that no more than a page is in memory.

@@ -12,8 +12,7 @@ use crate::consensus::{Applied, Handle, ProposeError, Status};
 use crate::engine::api::EngineError;
 use crate::engine::clock::{ClockJudge, Reading};
 use crate::engine::core::{Core, Settings};
-use crate::engine::policy;
-use crate::ledger::{Closing, Command, Ledger, Reply, Then, encode_entry};
+use crate::ledger::{Closing, Command, Ledger, Reply, encode_entry};
 use crate::model::{ClusterId, Outcome, Reason, RunState, SessionId, UnixMs};
 use crate::rpc::link::Dial;
 use crate::rpc::wire::{RevokeAck, StageAck, StageResult};
@@ -32,6 +31,8 @@ use super::{feed, recorder};
 const HOUSEKEEPING_MS: i64 = 500;
 /// How long a run whose worker is silent counts as open (`lost_after_s`).
 const LOST_AFTER_MS: i64 = 3_600_000;
+/// Lost runs that one entry closes, at most.
+const LOST_PER_ENTRY_MAX: usize = 10_000;
 /// Wait before proposing again after a proposal failed.
 const PROPOSE_AGAIN_MS: u64 = 20;
 /// Answers of worker links that wait for the loop, at most; a link waits for its place.
@@ -81,8 +82,8 @@ pub fn start(
         workers,
         queue: Queue::default(),
         in_flight: None,
-        was_decision: false,
-        is_licensed: false,
+        has_waited: false,
+        licence: None,
         planned_at: UnixMs(i64::MIN),
         links: HashMap::new(),
         link_events,
@@ -107,9 +108,10 @@ struct Driver {
     workers: Arc<dyn Dial>,
     queue: Queue,
     in_flight: Option<InFlight>,
-    /// The last entry carried a decision: changes of jobs go next.
-    was_decision: bool,
-    is_licensed: bool,
+    /// A decision was due at the last entry and did not go into it.
+    has_waited: bool,
+    /// The term for which this node has its licence.
+    licence: Option<u64>,
     /// The time of the last plan.
     planned_at: UnixMs,
     links: HashMap<SessionId, Link>,
@@ -153,7 +155,7 @@ impl Driver {
             }
             self.check_clock();
             self.check_licence();
-            if self.is_licensed {
+            if self.licence.is_some() {
                 if tokio::time::Instant::now() >= not_before {
                     self.propose();
                 }
@@ -166,7 +168,7 @@ impl Driver {
     }
 
     fn wake_in(&self) -> Duration {
-        let until = self.core.wake_at(&self.ledger).filter(|_| self.is_licensed && self.in_flight.is_none());
+        let until = self.core.wake_at(&self.ledger).filter(|_| self.licence.is_some() && self.in_flight.is_none());
         let ms = match until {
             // What was due at the last plan and still waits (for a worker, say) waits for something to happen.
             Some(at) if at > self.planned_at => at.since(clock::wall_now()).clamp(1, HOUSEKEEPING_MS),
@@ -219,12 +221,13 @@ impl Driver {
 
     /// PROTOCOL B1: only a leader that has applied an entry of its own term and whose clock is good.
     fn check_licence(&mut self) {
-        let is_licensed = self.status.first_own_applied;
-        if is_licensed && !self.is_licensed {
+        // Between two looks it can be lost and won again.
+        let licence = self.status.first_own_applied.then_some(self.status.term);
+        if licence.is_some() && licence != self.licence {
             self.core.rebuild(&self.ledger);
             self.links.clear();
         }
-        self.is_licensed = is_licensed;
+        self.licence = licence;
         let is_full = self.core.is_full(&self.ledger);
         if self.soft.set_full(is_full) {
             if is_full {
@@ -266,18 +269,24 @@ impl Driver {
         self.in_flight = Some(InFlight { result, callers: batch.callers });
     }
 
-    /// The commands of the next entry: what callers want, and what the core says is due. Where both wait, requests and decisions take
-    /// turns: a decision never shares its entry, and neither holds up the other for longer than an entry takes, however many come.
+    /// The commands of the next entry: what callers want and the core says, or a decision, which goes alone since it was made for the
+    /// state as it is. One that had to wait for an entry goes before anything else: however much others want, fires come in time.
     fn fill(&mut self, now: UnixMs) -> Batch {
         if self.ledger.cluster().is_none() {
             let commands = vec![Command::Found { cluster: self.config.cluster }];
             return Batch { commands, ..Batch::default() };
         }
-        let may_decide = self.judge.is_good() && self.core.has_due(&self.ledger, now) && !(self.was_decision && self.queue.len() > 0);
         let mut fleet = self.fleet();
-        let planned = self.core.plan(&self.ledger, now, &mut fleet, may_decide);
-        self.was_decision = planned.iter().any(|command| matches!(command, Command::Decide(_)));
-        let mut batch = if may_decide && !planned.is_empty() { Batch::default() } else { self.queue.take() };
+        let is_due = self.judge.is_good() && self.core.has_due(&self.ledger, now);
+        if is_due
+            && std::mem::take(&mut self.has_waited)
+            && let Some(decide) = self.core.decide(&self.ledger, now, &mut fleet)
+        {
+            return Batch { commands: vec![decide], ..Batch::default() };
+        }
+        let mut batch = self.queue.take();
+        let planned = self.core.plan(&self.ledger, now, &mut fleet, is_due && batch.commands.is_empty());
+        self.has_waited = is_due && !planned.iter().any(|command| matches!(command, Command::Decide(_)));
         batch.commands.extend(planned);
         batch.commands.extend(self.close_lost(now));
         batch
@@ -300,7 +309,7 @@ impl Driver {
             outcome.error = Some(format!("its worker has been silent for more than {} s", LOST_AFTER_MS / 1000));
             Closing { run: run.id, epoch: run.epoch, outcome }
         };
-        Some(Command::Close { at: now, runs: runs.map(closing).collect() })
+        Some(Command::Close { at: now, runs: runs.take(LOST_PER_ENTRY_MAX).map(closing).collect() })
     }
 
     fn fleet(&self) -> crate::engine::placement::Fleet {
@@ -317,8 +326,10 @@ impl Driver {
             });
             if link.is_idle {
                 let orders = self.core.staging.take_orders(id);
-                if !orders.is_empty() {
-                    link.send(self.status.term, orders, &self.ledger);
+                if !orders.is_empty()
+                    && let Err(unsent) = link.send(self.status.term, orders, &self.ledger)
+                {
+                    self.core.staging.failed(&unsent);
                 }
             }
         }
@@ -329,30 +340,18 @@ impl Driver {
             link.is_idle = true;
         }
         self.core.staging.failed(&event.failed);
-        let mut unstarted = Vec::new();
-        let mut fleet = self.fleet();
         for StageAck { run, epoch, result } in event.staged {
             match result {
                 StageResult::Accepted => {}
-                StageResult::Revoked => unstarted.push((run, epoch)),
+                StageResult::Revoked => self.core.not_started(run, epoch),
                 StageResult::Declined(why) => {
                     log::warn!("worker session {} declined run {run}: {why}", event.session);
-                    unstarted.push((run, epoch));
+                    self.core.not_started(run, epoch);
                 }
             }
         }
-        unstarted.extend(event.revoked.iter().filter(|ack| ack.not_started).map(|RevokeAck { run, epoch, .. }| (*run, *epoch)));
-        let runs: Vec<_> = unstarted
-            .into_iter()
-            .filter_map(|(id, epoch)| {
-                let run = self.ledger.open_run(id)?;
-                let then = run.heir.as_ref().map_or(Then::Requeue, |heir| policy::after_revoke(run, heir, &mut fleet));
-                Some((id, epoch, then))
-            })
-            .collect();
-        if !runs.is_empty() {
-            let (answer, _) = oneshot::channel();
-            self.queue.push(Request { commands: vec![Command::Unstarted { at: clock::wall_now(), runs }], answer });
+        for RevokeAck { run, epoch, .. } in event.revoked.into_iter().filter(|ack| ack.not_started) {
+            self.core.not_started(run, epoch);
         }
     }
 }

@@ -1,0 +1,117 @@
+//! The driver over a real log and a real store, without a worker.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono_flow::consensus::{self, NoPeers, NodeConfig};
+use chrono_flow::engine::api::Engine;
+use chrono_flow::engine::core::Settings;
+use chrono_flow::engine::driver::{self, EngineConfig, EngineHandle, Machine, Shared};
+use chrono_flow::ledger::{Command, Reply, encode_entry};
+use chrono_flow::model::{Job, JobId, JobSpec, Reason, RunId};
+use chrono_flow::rpc::link::{Connection, Dial};
+use chrono_flow::shutdown::Shutdown;
+use chrono_flow::store::Store;
+use chrono_flow::store::sqlite::SqliteStore;
+
+use super::world::{CLUSTER, DAY};
+
+/// More than the recorder writes in one transaction.
+const RUNS: u128 = 2_500;
+
+struct Nobody;
+
+#[async_trait]
+impl Dial for Nobody {
+    async fn dial(&self, _address: &str) -> io::Result<Connection> {
+        Err(io::ErrorKind::ConnectionRefused.into())
+    }
+}
+
+struct Controller {
+    store: Arc<SqliteStore>,
+    node: consensus::Handle<Vec<Reply>>,
+    shared: Arc<Shared>,
+    engine: EngineHandle,
+    shutdown: Shutdown,
+    _dir: tempfile::TempDir,
+}
+
+impl Controller {
+    async fn start() -> Controller {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(&dir.path().join("db")).unwrap());
+        let (machine, shared) = Machine::new();
+        let members = BTreeMap::from([(1, "here".to_owned())]);
+        let node = consensus::start(NodeConfig::new(1, dir.path().join("raft"), CLUSTER, members), machine, NoPeers).unwrap();
+        let config = EngineConfig {
+            cluster: CLUSTER,
+            settings: Settings { lookahead_ms: 2_000, unrecorded_max: 1_000_000 },
+            clock_skew_ms: 500,
+            history_days: 30,
+            history_runs: 1_000_000,
+        };
+        let shutdown = Shutdown::default();
+        let (engine, _) = driver::start(config, store.clone(), node.clone(), shared.clone(), Arc::new(Nobody), shutdown.clone());
+        node.status().wait_for(|status| status.first_own_applied).await.unwrap();
+        Controller { store, node, shared, engine, shutdown, _dir: dir }
+    }
+
+    async fn stop(self) {
+        self.shutdown.request();
+        self.node.stop().await;
+    }
+}
+
+fn job(id: i64, is_enabled: bool) -> Command {
+    let mut spec = JobSpec::new(&format!("j{id}"), "* * * * * *", "true");
+    spec.is_enabled = is_enabled;
+    let at = DAY;
+    let (id, change_seq) = (JobId(id), id as u64);
+    Command::PutJob(Box::new(Job { id, revision: 1, change_seq, created_at: at, updated_at: at, effective_from: at, spec }))
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let waited = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waited).await.expect(what);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_ends_more_runs_than_one_transaction_takes_is_recorded_all_the_same() {
+    let controller = Controller::start().await;
+    let ids: Vec<RunId> = (0..RUNS).map(|n| RunId::at(DAY, n)).collect();
+    let asked = ids.iter().map(|run| Command::Trigger { at: DAY, job: JobId(1), run: *run, has_key: false, session: None });
+    let ended = ids.iter().map(|run| Command::Cancel { at: DAY, run: *run, reason: Reason::Requested });
+    let commands: Vec<Command> = std::iter::once(job(1, false)).chain(asked).chain(ended).collect();
+    controller.node.propose(encode_entry(&commands)).await.unwrap();
+    until("the ledger never gets rid of them", || controller.engine.unrecorded() == 0).await;
+    for id in ids {
+        assert!(controller.store.run(id).await.unwrap().is_some(), "run {id} is not in the store");
+    }
+    controller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fires_are_decided_however_many_requests_come() {
+    let controller = Controller::start().await;
+    controller.node.propose(encode_entry(&[job(1, false)])).await.unwrap();
+    let callers: Vec<_> = (0..64)
+        .map(|_| {
+            let engine = controller.engine.clone();
+            tokio::spawn(async move { while engine.trigger(JobId(1), None).await.is_ok() {} })
+        })
+        .collect();
+    until("nothing is triggered", || controller.shared.ledger().open_runs().count() > 100).await;
+    controller.node.propose(encode_entry(&[job(2, true)])).await.unwrap();
+    until("nothing is decided", || controller.shared.ledger().open_runs_of(JobId(2)).next().is_some()).await;
+    assert!(callers.iter().all(|caller| !caller.is_finished()), "nobody asks any more");
+    callers.iter().for_each(|caller| caller.abort());
+    controller.stop().await;
+}
