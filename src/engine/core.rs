@@ -133,7 +133,8 @@ impl Core {
     /// Whether fires wait for a decision.
     pub fn has_due(&self, ledger: &Ledger, now: UnixMs) -> bool {
         let is_due = || self.timers.earliest().is_some_and(|due| due <= now + self.settings.lookahead_ms);
-        !self.is_full(ledger) && (!self.parts.is_empty() || is_due() || ledger.owed().next().is_some())
+        let is_owed = || ledger.owed().any(|owed| owed.from <= now + self.settings.lookahead_ms);
+        !self.is_full(ledger) && (!self.parts.is_empty() || is_due() || is_owed())
     }
 
     /// When to plan again, if nothing happens before.
@@ -142,7 +143,8 @@ impl Core {
         let timer = self.timers.earliest().filter(|_| !self.is_full(ledger)).map(|due| due - ahead);
         let ruling = self.rulings_at.first().map(|(at, _)| *at);
         let retry = self.unassigned.first().map(|(at, _)| *at - ahead);
-        [timer, ruling, retry].into_iter().flatten().min()
+        let owed = ledger.owed().map(|owed| owed.from - ahead).min().filter(|_| !self.is_full(ledger));
+        [timer, ruling, retry, owed].into_iter().flatten().min()
     }
 
     fn plan_not_started(&mut self, ledger: &Ledger, now: UnixMs, fleet: &mut Fleet, commands: &mut Vec<Command>) {
@@ -230,8 +232,9 @@ impl Core {
         let is_due = self.timers.earliest().is_some_and(|due| due <= now + self.settings.lookahead_ms);
         let to = if is_due { from.max(now + self.settings.lookahead_ms + DECIDE_SLACK_MS) } else { from };
         let mut decide = Decide { at: now, from, to, feed: ledger.feed(), ..Decide::default() };
-        for owed in ledger.owed() {
-            settle(owed, ledger, fleet, now, &mut decide);
+        let ahead = now + self.settings.lookahead_ms;
+        for owed in ledger.owed().filter(|owed| owed.from <= ahead) {
+            settle(owed, ahead + DECIDE_SLACK_MS, ledger, fleet, now, &mut decide);
         }
         for job in self.timers.due(to).filter_map(|id| ledger.job(id)) {
             let Some(fires) = timers::fires(&job) else { continue };
@@ -245,11 +248,14 @@ impl Core {
 }
 
 /// Decides what one revision owes (PROTOCOL B3): instants behind the horizon are missed, others take the usual way.
-fn settle(owed: &Owed, ledger: &Ledger, fleet: &mut Fleet, now: UnixMs, decide: &mut Decide) {
-    decide.settled.push((owed.job.id, owed.job.revision));
+///
+/// Not beyond `ahead`: where the clock was set back, the watermark lies in the future, and all up to there is owed.
+fn settle(owed: &Owed, ahead: UnixMs, ledger: &Ledger, fleet: &mut Fleet, now: UnixMs, decide: &mut Decide) {
+    let to = owed.to.min(ahead);
+    decide.settled.push((owed.job.id, owed.job.revision, to));
     let Ok(fires) = JobFires::of(&owed.job) else { return };
     let horizon = now - i64::from(owed.job.spec.start_deadline_s) * 1000 - HORIZON_MARGIN_MS;
-    let span = Span { job: &owed.job, fires: &fires, from: owed.from, to: owed.to, launchable_from: horizon };
+    let span = Span { job: &owed.job, fires: &fires, from: owed.from, to, launchable_from: horizon };
     if owed.is_dropped {
         decide.skips.extend(span.skip_all(ledger, Reason::Revoked));
         return;

@@ -95,8 +95,8 @@ pub struct Decide {
     pub feed: u64,
     pub fires: Vec<Fire>,
     pub skips: Vec<Skip>,
-    /// Spans that were owed and are decided herewith.
-    pub settled: Vec<(JobId, Revision)>,
+    /// Spans that were owed and are decided herewith, up to an instant each.
+    pub settled: Vec<(JobId, Revision, UnixMs)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]

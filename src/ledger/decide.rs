@@ -6,7 +6,7 @@ use crate::model::{Job, JobId, Reason, Revision, RunId, RunState, Trigger, UnixM
 
 use super::apply::Turn;
 use super::command::{Decide, Effect, Fate, Fire, Reply, Skip, WaitingFate};
-use super::state::{Ledger, Waiting, WaitingKind, horizon_ms};
+use super::state::{Ledger, Owed, Waiting, WaitingKind, horizon_ms};
 
 impl Ledger {
     pub(super) fn decide(&mut self, turn: &mut Turn, decide: &Decide) -> Reply {
@@ -19,11 +19,14 @@ impl Ledger {
         for fire in &decide.fires {
             self.decide_fire(turn, fire, decide.at);
         }
-        for key in &decide.settled {
-            if self.owed.remove(key).is_some() {
-                turn.touch(Effect::Owed(key.0));
-                self.forget_if_gone(key.0);
+        for (job, revision, up_to) in &decide.settled {
+            let Some(owed) = self.owed.remove(&(*job, *revision)) else { continue };
+            turn.touch(Effect::Owed(*job));
+            if *up_to < owed.to {
+                let rest = Owed { from: owed.from.max(*up_to), ..Owed::clone(&owed) };
+                self.owed.insert((*job, *revision), Arc::new(rest));
             }
+            self.forget_if_gone(*job);
         }
         self.watermark = decide.to;
         Reply::Done

@@ -104,7 +104,8 @@ async fn start(dir: &Path, leader: &Leader, sessions: usize) -> (Child, WorkerCl
         .spawn()
         .unwrap();
     leader.session_after(sessions).await;
-    until("the agent serves", || socket.exists()).await;
+    // The socket's file is there a little before it takes connections.
+    until("the agent serves", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
     let io = UnixStream::connect(socket).await.unwrap();
     let worker = WorkerClient::new(tarpc::client::Config::default(), codec::transport(io)).spawn();
     // The leader knows the session a little earlier than the worker does.

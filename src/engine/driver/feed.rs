@@ -33,9 +33,13 @@ pub async fn run(inner: Arc<Inner>, shutdown: Shutdown) {
             signal.mark_unchanged();
             match bring(&inner, &mut import_up_to).await {
                 Ok(true) => continue,
-                Ok(false) => POLL,
+                Ok(false) => {
+                    inner.soft.set_feed_has_looked();
+                    POLL
+                }
                 Err(error) => {
                     log::debug!("the feed waits: {error}");
+                    inner.soft.set_feed_has_looked();
                     AGAIN
                 }
             }

@@ -33,6 +33,8 @@ const HOUSEKEEPING_MS: i64 = 500;
 const LOST_AFTER_MS: i64 = 3_600_000;
 /// Lost runs that one entry closes, at most.
 const LOST_PER_ENTRY_MAX: usize = 10_000;
+/// How long a new leader waits for the feed's first look at the store before it decides.
+const FEED_PATIENCE: Duration = Duration::from_millis(500);
 /// Wait before proposing again after a proposal failed.
 const PROPOSE_AGAIN_MS: u64 = 20;
 /// Answers of worker links that wait for the loop, at most; a link waits for its place.
@@ -84,6 +86,7 @@ pub fn start(
         in_flight: None,
         has_waited: false,
         licence: None,
+        licensed_at: tokio::time::Instant::now(),
         planned_at: UnixMs(i64::MIN),
         links: HashMap::new(),
         link_events,
@@ -112,6 +115,8 @@ struct Driver {
     has_waited: bool,
     /// The term for which this node has its licence.
     licence: Option<u64>,
+    /// Since when the licence is held, or not held.
+    licensed_at: tokio::time::Instant,
     /// The time of the last plan.
     planned_at: UnixMs,
     links: HashMap<SessionId, Link>,
@@ -223,9 +228,11 @@ impl Driver {
     fn check_licence(&mut self) {
         // Between two looks it can be lost and won again.
         let licence = self.status.first_own_applied.then_some(self.status.term);
-        if licence.is_some() && licence != self.licence {
+        if licence != self.licence {
             self.core.rebuild(&self.ledger);
             self.links.clear();
+            self.soft.forget_all();
+            self.licensed_at = tokio::time::Instant::now();
         }
         self.licence = licence;
         let is_full = self.core.is_full(&self.ledger);
@@ -269,6 +276,11 @@ impl Driver {
         self.in_flight = Some(InFlight { result, callers: batch.callers });
     }
 
+    /// Changes of jobs that came before this leader go into the ledger before it decides; a store that is away is not waited for.
+    fn has_looked(&self) -> bool {
+        self.soft.feed_has_looked() || self.licensed_at.elapsed() > FEED_PATIENCE
+    }
+
     /// The commands of the next entry: what callers want and the core says, or a decision, which goes alone since it was made for the
     /// state as it is. One that had to wait for an entry goes before anything else: however much others want, fires come in time.
     fn fill(&mut self, now: UnixMs) -> Batch {
@@ -277,7 +289,7 @@ impl Driver {
             return Batch { commands, ..Batch::default() };
         }
         let mut fleet = self.fleet();
-        let is_due = self.judge.is_good() && self.core.has_due(&self.ledger, now);
+        let is_due = self.judge.is_good() && self.has_looked() && self.core.has_due(&self.ledger, now);
         if is_due
             && std::mem::take(&mut self.has_waited)
             && let Some(decide) = self.core.decide(&self.ledger, now, &mut fleet)
@@ -345,7 +357,10 @@ impl Driver {
                 StageResult::Accepted => {}
                 StageResult::Revoked => self.core.not_started(run, epoch),
                 StageResult::Declined(why) => {
-                    log::warn!("worker session {} declined run {run}: {why}", event.session);
+                    // One word for all of a batch; the next heartbeat says whether it takes work again.
+                    if self.soft.declined(event.session, &why) {
+                        log::warn!("worker session {} takes no work: {why}", event.session);
+                    }
                     self.core.not_started(run, epoch);
                 }
             }

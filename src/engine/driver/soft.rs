@@ -24,6 +24,8 @@ struct State {
     outputs: HashMap<RunId, Vec<OutputPart>>,
     outputs_bytes: usize,
     sessions: HashMap<SessionId, Seen>,
+    /// The feed has seen the store's end, or that the store is away, since this node got its licence.
+    feed_has_looked: bool,
     store_trouble: Option<String>,
     feed_trouble: Option<String>,
     clock_trouble: Option<String>,
@@ -91,6 +93,30 @@ impl Soft {
             run.state = RunState::Unreachable;
         }
         run
+    }
+
+    /// What was known of runs, and how far the feed had looked, counts for one licence.
+    pub fn forget_all(&self) {
+        let mut state = self.lock();
+        state.started.clear();
+        state.outputs.clear();
+        state.outputs_bytes = 0;
+        state.feed_has_looked = false;
+    }
+
+    pub fn set_feed_has_looked(&self) {
+        self.lock().feed_has_looked = true;
+    }
+
+    pub fn feed_has_looked(&self) -> bool {
+        self.lock().feed_has_looked
+    }
+
+    /// A worker has taken back its word: it takes no work until its next heartbeat. Answers whether this is news.
+    pub fn declined(&self, session: SessionId, why: &str) -> bool {
+        let mut state = self.lock();
+        let heartbeat = state.sessions.get_mut(&session).and_then(|seen| seen.heartbeat.as_mut());
+        heartbeat.is_some_and(|heartbeat| heartbeat.trouble.replace(why.to_owned()).is_none())
     }
 
     pub fn seen(&self, session: SessionId, at: UnixMs, at_boot_ms: i64, heartbeat: Option<Heartbeat>) {
