@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -84,14 +85,16 @@ async fn serve(config: Config) -> Result<()> {
         tokio::spawn(async move { server.run(services, async move { stop_http.requested().await }).await })
     };
     wait_until_ready(&engine).await;
+    // Listened for throughout: one that comes right after the first is a second one.
+    let mut signals = Signals::listen()?;
     greet(&config, &address.to_string(), &data_dir, started.elapsed());
 
-    let ended = until_stop(&agent, &node, tasks).await;
+    let ended = until_stop(&mut signals, &agent, &node, tasks).await;
     if ended.is_ok() {
         log::info!("stopping: running commands get up to {} s (again ctrl-C ends them at once)", config.drain_s);
         tokio::select! {
             () = agent.drain() => {}
-            () = signal() => log::warn!("running commands are ended now"),
+            () = signals.next() => log::warn!("running commands are ended now"),
         }
         recorded(&engine).await;
     }
@@ -176,11 +179,16 @@ fn greet(config: &Config, address: &str, data_dir: &Path, took: Duration) {
 }
 
 /// Returns when a signal asks to stop; an error if a part has failed.
-async fn until_stop<O: Send + 'static>(agent: &Agent, node: &consensus::Handle<O>, tasks: Vec<JoinHandle<()>>) -> Result<()> {
+async fn until_stop<O: Send + 'static>(
+    signals: &mut Signals,
+    agent: &Agent,
+    node: &consensus::Handle<O>,
+    tasks: Vec<JoinHandle<()>>,
+) -> Result<()> {
     let (fatal, status) = (agent.fatal(), node.status());
     let (mut worker_fails, mut node_ends) = (fatal.clone(), status.clone());
     tokio::select! {
-        () = signal() => Ok(()),
+        () = signals.next() => Ok(()),
         _ = worker_fails.wait_for(Option::is_some) => bail!("the worker has failed: {}", fatal.borrow().clone().unwrap_or_default()),
         _ = async { while node_ends.changed().await.is_ok() {} } => {
             bail!("the ledger has failed: {}", status.borrow().failed.clone().unwrap_or_default())
@@ -189,16 +197,23 @@ async fn until_stop<O: Send + 'static>(agent: &Agent, node: &consensus::Handle<O
     }
 }
 
-async fn signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+/// SIGTERM and SIGINT (ctrl-C).
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Signals> {
+        let listen = |kind| signal(kind).context("can't listen for signals");
+        Ok(Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-        _ => std::future::pending().await,
     }
 }
 
