@@ -24,6 +24,9 @@ pub enum EngineError {
     /// What is needed for a sure answer is away (the database, a worker).
     #[error("unavailable: {0}")]
     Unavailable(String),
+    /// It can't be done as things are, and repeating it does not help.
+    #[error("{0}")]
+    Conflict(String),
 }
 
 /// What came of a request for a run.
@@ -114,5 +117,12 @@ pub trait Engine: Send + Sync + 'static {
 
     fn workers(&self) -> Vec<WorkerInfo>;
     fn cluster(&self) -> ClusterInfo;
+    /// Makes a controller a member: a learner first, and a voter once it has caught up. Answers when it is one of both; a member with this
+    /// address stays as it is.
+    async fn add_member(&self, id: NodeId, address: String) -> Result<(), EngineError>;
+    /// Answers when the members have agreed to go on without it.
+    async fn remove_member(&self, id: NodeId) -> Result<(), EngineError>;
+    /// Hands leadership to `to`, or to the voter that lags least; answers when this has happened.
+    async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<(), EngineError>;
     fn readiness(&self) -> Readiness;
 }

@@ -157,6 +157,7 @@ impl From<EngineError> for Problem {
         let code = match error {
             EngineError::NoSuchJob => return Problem::no_such_job(),
             EngineError::NoSuchRun => return Problem::no_such_run(),
+            EngineError::Conflict(_) => return Problem::new(StatusCode::CONFLICT, "conflict", error.to_string()),
             EngineError::NoLeader(_) => "no_leader",
             EngineError::Busy(_) => "busy",
             EngineError::Unavailable(_) => "unavailable",

@@ -3,6 +3,8 @@
 
 pub mod codec;
 pub mod link;
+pub mod peer;
 pub mod wire;
 
+pub use peer::{Peer, PeerClient};
 pub use wire::{Controller, ControllerClient, Worker, WorkerClient};

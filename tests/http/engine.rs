@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono_flow::engine::api::{ClusterInfo, Engine, EngineError, LiveOutput, MemberInfo, Readiness, Triggered};
 use chrono_flow::model::{
-    ClusterId, Job, JobId, OutputPart, Run, RunId, RunState, Stream, Trigger, UnixMs, WorkerId, WorkerInfo, WorkerState,
+    ClusterId, Job, JobId, NodeId, OutputPart, Run, RunId, RunState, Stream, Trigger, UnixMs, WorkerId, WorkerInfo, WorkerState,
 };
 use chrono_flow::store::{RunFilter, Store};
 use tokio::sync::Notify;
@@ -29,6 +29,9 @@ pub struct State {
     pub feed_position: u64,
     pub is_feed_behind: bool,
     pub pending_revocations: u32,
+    /// What was asked of the members, and what it comes to.
+    pub member_wishes: Vec<String>,
+    pub member_trouble: Option<EngineError>,
     /// Readers of output that wait now.
     pub waiting: usize,
 }
@@ -238,6 +241,21 @@ impl Engine for TestEngine {
     fn cluster(&self) -> ClusterInfo {
         let member = MemberInfo { id: 1, address: "127.0.0.1:12000".into(), role: "leader", reachable: true, applied: Some(9) };
         ClusterInfo { cluster_id: CLUSTER, leader: Some(1), term: 2, commit: 9, applied: 9, members: vec![member] }
+    }
+
+    async fn add_member(&self, id: NodeId, address: String) -> Result<(), EngineError> {
+        self.state().member_wishes.push(format!("add {id} {address}"));
+        self.state().member_trouble.clone().map_or(Ok(()), Err)
+    }
+
+    async fn remove_member(&self, id: NodeId) -> Result<(), EngineError> {
+        self.state().member_wishes.push(format!("remove {id}"));
+        self.state().member_trouble.clone().map_or(Ok(()), Err)
+    }
+
+    async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<(), EngineError> {
+        self.state().member_wishes.push(format!("transfer {to:?}"));
+        self.state().member_trouble.clone().map_or(Ok(()), Err)
     }
 
     fn readiness(&self) -> Readiness {

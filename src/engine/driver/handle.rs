@@ -10,10 +10,12 @@ use crate::clock;
 use crate::consensus::{Handle, MemberRole};
 use crate::engine::api::{ClusterInfo, Engine, EngineError, LiveOutput, MemberInfo, Readiness, Triggered};
 use crate::ledger::{Command, Ledger, Reply};
-use crate::model::{ClusterId, Job, JobId, Reason, Run, RunId, RunState, UnixMs, WorkerInfo};
+use crate::model::{ClusterId, Job, JobId, NodeId, Reason, Run, RunId, RunState, UnixMs, WorkerInfo};
+use crate::rpc::peer::MembersWish;
 use crate::store::{RunFilter, Store, StoreError};
 
 use super::machine::Shared;
+use super::members::Members;
 use super::outputs::Outputs;
 use super::queue::Proposer;
 use super::soft::Soft;
@@ -30,6 +32,7 @@ pub struct Inner {
     pub soft: Arc<Soft>,
     pub proposer: Proposer,
     pub outputs: Outputs,
+    pub members: Members,
 }
 
 impl Inner {
@@ -217,6 +220,18 @@ impl Engine for EngineHandle {
             applied: status.applied,
             members: status.members.iter().map(member).collect(),
         }
+    }
+
+    async fn add_member(&self, id: NodeId, address: String) -> Result<(), EngineError> {
+        self.inner.members.wish(MembersWish::Add { id, address }).await
+    }
+
+    async fn remove_member(&self, id: NodeId) -> Result<(), EngineError> {
+        self.inner.members.wish(MembersWish::Remove { id }).await
+    }
+
+    async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<(), EngineError> {
+        self.inner.members.wish(MembersWish::Transfer { to }).await
     }
 
     fn readiness(&self) -> Readiness {

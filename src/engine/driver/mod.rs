@@ -10,6 +10,7 @@ mod feed;
 mod handle;
 mod link;
 mod machine;
+mod members;
 mod outputs;
 mod queue;
 mod recorder;

@@ -22,6 +22,7 @@ use crate::store::Store;
 use super::handle::{EngineHandle, Inner};
 use super::link::{Link, LinkEvent};
 use super::machine::Shared;
+use super::members::Members;
 use super::outputs::Outputs;
 use super::queue::{Batch, PROPOSALS_WAITING_MAX, Proposer, Queue, Request};
 use super::soft::Soft;
@@ -70,6 +71,7 @@ pub fn start(
         soft: soft.clone(),
         proposer: Proposer(requests),
         outputs: Outputs::new(workers.clone(), shared.clone(), soft.clone(), config.cluster),
+        members: Members::new(consensus.clone()),
     });
     let ledger = shared.ledger();
     let driver = Driver {
