@@ -20,6 +20,7 @@ pub mod engine;
 pub mod http;
 pub mod ledger;
 pub mod model;
+pub mod role;
 pub mod rpc;
 pub mod schedule;
 pub mod shutdown;

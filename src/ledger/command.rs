@@ -166,8 +166,8 @@ pub struct Closing {
     pub outcome: Outcome,
 }
 
-/// What a command answers to its proposer.
-#[derive(Clone, PartialEq, Debug)]
+/// What a command answers to its proposer. A format: a follower passes commands on to the leader, and gets the replies back.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Reply {
     Done,
     /// The premise does not hold; nothing was changed. For `Decide`: the watermark or the feed has moved.

@@ -26,8 +26,16 @@ pub trait Peer {
     /// Commands (`ledger::encode_entry`) that only the leader can bring into the ledger; `replies` are its answers, encoded alike.
     async fn propose(commands: ByteBuf) -> Result<Proposed, Refusal>;
     async fn change_members(change: MembersWish) -> Result<(), Refusal>;
-    /// This controller's wall clock (PROTOCOL H2).
-    async fn clock() -> UnixMs;
+    async fn pulse() -> Pulse;
+}
+
+/// A sign of life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Pulse {
+    /// The wall clock (PROTOCOL H2).
+    pub now: UnixMs,
+    /// The last entry applied.
+    pub applied: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

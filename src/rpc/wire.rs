@@ -53,6 +53,9 @@ pub enum Refusal {
     UnknownRun(RunId),
     #[error("{0}")]
     Failed(String),
+    /// It can't be done as things are.
+    #[error("{0}")]
+    Conflict(String),
 }
 
 /// The service of a worker.

@@ -24,9 +24,10 @@ use super::link::{Link, LinkEvent};
 use super::machine::Shared;
 use super::members::Members;
 use super::outputs::Outputs;
+use super::peers::{ClockSample, Peers, Pulses};
 use super::queue::{Batch, PROPOSALS_WAITING_MAX, Proposer, Queue, Request};
 use super::soft::Soft;
-use super::{feed, recorder};
+use super::{feed, peers, recorder};
 
 /// The loop looks around at least so often.
 const HOUSEKEEPING_MS: i64 = 500;
@@ -40,6 +41,8 @@ const FEED_PATIENCE: Duration = Duration::from_millis(500);
 const PROPOSE_AGAIN_MS: u64 = 20;
 /// Answers of worker links that wait for the loop, at most; a link waits for its place.
 const LINK_EVENTS_MAX: usize = 256;
+/// Readings of other clocks that wait for the loop, at most.
+const CLOCK_SAMPLES_MAX: usize = 64;
 
 /// What the engine is told at its start.
 #[derive(Clone, Debug)]
@@ -58,6 +61,7 @@ pub fn start(
     consensus: Handle<Vec<Reply>>,
     shared: Arc<Shared>,
     workers: Arc<dyn Dial>,
+    peers: Arc<dyn Peers>,
     shutdown: Shutdown,
 ) -> (EngineHandle, Vec<JoinHandle<()>>) {
     let (requests, inbox) = mpsc::channel(PROPOSALS_WAITING_MAX);
@@ -72,7 +76,10 @@ pub fn start(
         proposer: Proposer(requests),
         outputs: Outputs::new(workers.clone(), shared.clone(), soft.clone(), config.cluster),
         members: Members::new(consensus.clone()),
+        peers,
+        pulses: Pulses::default(),
     });
+    let (samples, from_clocks) = mpsc::channel(CLOCK_SAMPLES_MAX);
     let ledger = shared.ledger();
     let driver = Driver {
         core: Core::new(config.settings, &ledger),
@@ -94,8 +101,9 @@ pub fn start(
         link_events,
     };
     let tasks = vec![
-        tokio::spawn(driver.run(inbox, from_links, shutdown.clone())),
+        tokio::spawn(driver.run(inbox, from_links, from_clocks, shutdown.clone())),
         tokio::spawn(feed::run(inner.clone(), shutdown.clone())),
+        tokio::spawn(peers::run(inner.clone(), samples, shutdown.clone())),
         tokio::spawn(recorder::run(inner.clone(), config, shutdown)),
     ];
     (EngineHandle { inner }, tasks)
@@ -139,7 +147,13 @@ async fn landed(in_flight: &mut Option<InFlight>) -> Result<Applied<Vec<Reply>>,
 }
 
 impl Driver {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Request>, mut from_links: mpsc::Receiver<LinkEvent>, shutdown: Shutdown) {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Request>,
+        mut from_links: mpsc::Receiver<LinkEvent>,
+        mut from_clocks: mpsc::Receiver<ClockSample>,
+        shutdown: Shutdown,
+    ) {
         let mut not_before = tokio::time::Instant::now();
         loop {
             let wake = self.wake_in().max(not_before.saturating_duration_since(tokio::time::Instant::now()));
@@ -157,6 +171,7 @@ impl Driver {
                     }
                 }
                 Some(event) = from_links.recv() => self.on_link_event(event),
+                Some(sample) = from_clocks.recv() => self.on_clock_sample(sample),
                 () = tokio::time::sleep(wake) => {}
                 () = shutdown.requested() => break,
             }
@@ -215,6 +230,8 @@ impl Driver {
             }
         }
     }
+
+    fn on_clock_sample(&mut self, _sample: ClockSample) {}
 
     fn check_clock(&mut self) {
         let reading = Reading { wall: clock::wall_now(), boot_ms: clock::boottime_ms() as i64 };

@@ -198,10 +198,11 @@ impl EngineHandle {
         Ok(())
     }
 
-    fn refusal(&self, error: EngineError) -> Refusal {
+    pub(super) fn refusal(&self, error: EngineError) -> Refusal {
         match error {
             EngineError::NoLeader(_) => self.not_leader(),
             EngineError::Busy(what) => Refusal::Busy { what },
+            EngineError::Conflict(why) => Refusal::Conflict(why),
             other => Refusal::Failed(other.to_string()),
         }
     }
