@@ -164,6 +164,11 @@ impl Link {
         let _ = self.connected.subscribe().wait_for(Option::is_some).await;
     }
 
+    /// Waits until there is none.
+    pub async fn is_lost(&self) {
+        let _ = self.connected.subscribe().wait_for(Option::is_none).await;
+    }
+
     /// Calls the controller. A call that misses its deadline gives the connection up, as nothing on it can be trusted to arrive.
     pub async fn call<T, F>(&self, deadline: Duration, call: impl FnOnce(ControllerClient, Context) -> F) -> Result<T, Missed>
     where

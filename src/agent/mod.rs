@@ -158,8 +158,9 @@ impl Agent {
             tokio::spawn(async move { shutdown.run_until_cancelled(task).await });
         };
         until_shutdown(Box::pin(session::run(shared.clone())));
-        until_shutdown(Box::pin(reports::run(shared.clone(), outbox)));
+        until_shutdown(Box::pin(reports::run(shared.clone(), outbox.clone())));
         for index in 0..shared.links.count() {
+            until_shutdown(Box::pin(reports::tell_starts(shared.clone(), outbox.clone(), index)));
             until_shutdown(Box::pin(session::heartbeats(shared.clone(), index)));
         }
         let thread = Some(thread);

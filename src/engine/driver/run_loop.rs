@@ -12,7 +12,7 @@ use crate::consensus::{Applied, Handle, ProposeError, Status};
 use crate::engine::api::EngineError;
 use crate::engine::clock::{ClockJudge, Reading};
 use crate::engine::core::{Core, Settings};
-use crate::ledger::{Closing, Command, Ledger, Reply, encode_entry};
+use crate::ledger::{Closing, Command, Effect, Ledger, Reply, encode_entry};
 use crate::model::{ClusterId, Outcome, Reason, RunState, SessionId, UnixMs};
 use crate::rpc::link::Dial;
 use crate::rpc::wire::{RevokeAck, StageAck, StageResult};
@@ -41,6 +41,8 @@ const FEED_PATIENCE: Duration = Duration::from_millis(500);
 const PROPOSE_AGAIN_MS: u64 = 20;
 /// Answers of worker links that wait for the loop, at most; a link waits for its place.
 const LINK_EVENTS_MAX: usize = 256;
+/// How often what runs is compared with the ledger, in which a run may have ended before its start was told here.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Readings of other clocks that wait for the loop, at most.
 const CLOCK_SAMPLES_MAX: usize = 64;
 
@@ -97,6 +99,7 @@ pub fn start(
         licence: None,
         licensed_at: tokio::time::Instant::now(),
         planned_at: UnixMs(i64::MIN),
+        swept_at: tokio::time::Instant::now(),
         links: HashMap::new(),
         link_events,
     };
@@ -129,6 +132,7 @@ struct Driver {
     licensed_at: tokio::time::Instant,
     /// The time of the last plan.
     planned_at: UnixMs,
+    swept_at: tokio::time::Instant,
     links: HashMap<SessionId, Link>,
     link_events: mpsc::Sender<LinkEvent>,
 }
@@ -177,6 +181,10 @@ impl Driver {
             }
             self.check_clock();
             self.check_licence();
+            if self.swept_at.elapsed() >= SWEEP_EVERY {
+                self.swept_at = tokio::time::Instant::now();
+                self.soft.sweep_started(&self.ledger);
+            }
             if self.licence.is_some() {
                 if tokio::time::Instant::now() >= not_before {
                     self.propose();
@@ -205,7 +213,10 @@ impl Driver {
         self.status = update.status;
         if update.must_rebuild {
             self.core.rebuild(&self.ledger);
+            self.soft.sweep_started(&self.ledger);
         } else {
+            let runs = update.effects.iter().filter_map(|effect| if let Effect::Run(id) = effect { Some(*id) } else { None });
+            self.soft.ended(runs.filter(|id| self.ledger.open_run(*id).is_none()));
             self.core.absorb(&self.ledger, &update.effects);
         }
         self.soft.follow(&self.ledger, clock::wall_now(), clock::boottime_ms() as i64);
@@ -250,7 +261,7 @@ impl Driver {
         if licence != self.licence {
             self.core.rebuild(&self.ledger);
             self.links.clear();
-            self.soft.forget_all();
+            self.soft.forget_licence();
             self.licensed_at = tokio::time::Instant::now();
         }
         self.licence = licence;

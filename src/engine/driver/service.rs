@@ -147,11 +147,14 @@ impl EngineHandle {
 
     async fn report(&self, report: Report) -> Result<ReportAck, Refusal> {
         self.check_cluster(report.cluster)?;
-        if !self.inner.is_licensed() {
+        let is_licensed = self.inner.is_licensed();
+        if !is_licensed && report.runs.iter().any(|run| matches!(run.event, RunEvent::Ended { .. })) {
             return Err(self.not_leader());
         }
         if self.inner.shared.ledger().session(report.session).is_none() {
-            return Err(Refusal::OtherSession { ours: None, given: report.session });
+            // A follower may not have heard of the session yet.
+            let what = format!("session {} is not known here yet", report.session);
+            return Err(if is_licensed { Refusal::OtherSession { ours: None, given: report.session } } else { Refusal::Busy { what } });
         }
         let mut closing = Vec::new();
         for RunReport { run, epoch, event } in report.runs {

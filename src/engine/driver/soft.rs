@@ -12,6 +12,8 @@ use crate::rpc::wire::Heartbeat;
 
 /// Output of ended runs that is kept in memory until the store has it, at most; more is fetched from the workers' spools.
 const OUTPUT_KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Runs that are known to be running, at most; the state of further ones reads as `staged`.
+const STARTED_MAX: usize = 1_000_000;
 
 #[derive(Default)]
 pub struct Soft {
@@ -55,7 +57,23 @@ impl Soft {
     }
 
     pub fn started(&self, run: RunId, at: UnixMs) {
-        self.lock().started.insert(run, at);
+        let mut state = self.lock();
+        if state.started.len() < STARTED_MAX {
+            state.started.insert(run, at);
+        }
+    }
+
+    /// These runs are open no more, or never were: what runs is told by workers, before or after the ledger has it here.
+    pub fn ended(&self, runs: impl IntoIterator<Item = RunId>) {
+        let mut state = self.lock();
+        for run in runs {
+            state.started.remove(&run);
+        }
+    }
+
+    /// Keeps what the ledger knows as open.
+    pub fn sweep_started(&self, ledger: &Ledger) {
+        self.lock().started.retain(|run, _| ledger.open_run(*run).is_some());
     }
 
     pub fn keep_output(&self, run: RunId, parts: Vec<OutputPart>) {
@@ -95,10 +113,9 @@ impl Soft {
         run
     }
 
-    /// What was known of runs, and how far the feed had looked, counts for one licence.
-    pub fn forget_all(&self) {
+    /// Output that came with reports, and how far the feed had looked, counts for one licence. What runs was told by the workers themselves.
+    pub fn forget_licence(&self) {
         let mut state = self.lock();
-        state.started.clear();
         state.outputs.clear();
         state.outputs_bytes = 0;
         state.feed_has_looked = false;
