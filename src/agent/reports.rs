@@ -186,8 +186,10 @@ pub async fn run(shared: Arc<Shared>, outbox: Arc<Outbox>) {
         let session = shared.session_open().await;
         match send(&shared.links, &shared, session, &batch).await {
             Ok(ack) => {
-                let acknowledged: Vec<(RunId, u64)> = batch.iter().map(|ended| ended.run).zip(ack.closed_at.iter().copied()).collect();
-                let missing = batch.get(acknowledged.len()..).unwrap_or_default().to_vec();
+                let answer = |place: usize| ack.closed_at.get(place).copied().flatten();
+                let (done, missing): (Vec<_>, Vec<_>) = batch.into_iter().enumerate().partition(|(place, _)| answer(*place).is_some());
+                let acknowledged = done.into_iter().filter_map(|(place, ended)| Some((ended.run, answer(place)?))).collect();
+                let missing: Vec<_> = missing.into_iter().map(|(_, ended)| ended).collect();
                 let is_whole = missing.is_empty();
                 outbox.put_back(missing);
                 if !shared.acknowledged(acknowledged).await {

@@ -308,7 +308,7 @@ pub enum RunEvent {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ReportAck {
     pub term: u64,
-    /// For each `Ended` of the report, in its order: the ledger index at which the run's end was applied, or 0 if the run is known to
-    /// be recorded already.
-    pub closed_at: Vec<u64>,
+    /// For each `Ended` of the report, in its order: the ledger index at which the run's end was applied, 0 if the run is known to be
+    /// recorded already, none if it is to be reported again.
+    pub closed_at: Vec<Option<u64>>,
 }

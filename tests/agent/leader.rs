@@ -179,7 +179,7 @@ impl Controller for Leader {
                         let ended = Ended { outcome, output, reports: 0, closed_at: state.index, session: report.session };
                         let ended = state.ended.entry(run.run).or_insert(ended);
                         ended.reports += 1;
-                        closed_at.push(ended.closed_at);
+                        closed_at.push(Some(ended.closed_at));
                     }
                 }
             }

@@ -177,28 +177,29 @@ impl EngineHandle {
         let Some(Reply::Closed(closed_at)) = applied.replies.into_iter().next() else {
             return Err(Refusal::Failed("the ends were not applied".into()));
         };
-        for (end, _) in ends.iter().zip(&closed_at).filter(|(_, index)| **index == 0) {
-            self.correct(end).await?;
+        let mut acknowledged: Vec<Option<u64>> = closed_at.into_iter().map(Some).collect();
+        for (end, index) in ends.iter().zip(&mut acknowledged).filter(|(_, index)| **index == Some(0)) {
+            *index = self.correct(end).await?;
         }
-        Ok(ReportAck { term: applied.term, closed_at })
+        Ok(ReportAck { term: applied.term, closed_at: acknowledged })
     }
 
-    /// The ledger has forgotten this run. If it was recorded as lost, its true outcome is entered (PROTOCOL F3).
-    async fn correct(&self, end: &Closing) -> Result<(), Refusal> {
+    /// The ledger has forgotten this run. If it was recorded as lost, its true outcome is entered (PROTOCOL F3). Answers as `ReportAck` does.
+    async fn correct(&self, end: &Closing) -> Result<Option<u64>, Refusal> {
         if end.outcome.state == RunState::Lost {
             self.inner.soft.forget([end.run]);
-            return Ok(());
+            return Ok(Some(0));
         }
-        let stored = self.inner.store.run(end.run).await.map_err(|error| Refusal::Busy { what: error.to_string() })?;
-        match stored.filter(|run| run.state == RunState::Lost) {
-            None => self.inner.soft.forget([end.run]),
-            Some(mut run) => {
-                run.close(&end.outcome);
-                let command = Command::Correct { at: clock::wall_now(), run: Box::new(run) };
-                self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
-            }
-        }
-        Ok(())
+        // While the store is away nobody knows; the other ends of the report are not held up by that.
+        let Ok(stored) = self.inner.store.run(end.run).await else { return Ok(None) };
+        let Some(mut run) = stored.filter(|run| run.state == RunState::Lost) else {
+            self.inner.soft.forget([end.run]);
+            return Ok(Some(0));
+        };
+        run.close(&end.outcome);
+        let command = Command::Correct { at: clock::wall_now(), run: Box::new(run) };
+        let applied = self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
+        Ok(Some(applied.index))
     }
 
     pub(super) fn refusal(&self, error: EngineError) -> Refusal {
