@@ -16,6 +16,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("ledger", &["model"]),
     ("consensus", &["model"]),
     ("rpc", &["model"]),
+    ("peers", &["clock", "consensus", "model", "rpc", "shutdown"]),
     ("store", &["model"]),
     ("agent", &["clock", "model", "rpc"]),
     ("http", &["engine::api", "ledger", "model", "schedule", "store"]),
