@@ -28,3 +28,4 @@ pub mod shutdown;
 pub mod standalone;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
