@@ -112,7 +112,9 @@ impl World {
 
     /// It starts nothing and answers nothing, until a new session opens.
     pub fn worker_down(&mut self, name: &str) {
-        self.workers.get_mut(name).expect("a known worker").is_up = false;
+        if let Some(worker) = self.workers.get_mut(name) {
+            worker.is_up = false;
+        }
     }
 
     /// The process dies with its runs; its next life will report them as lost.
@@ -121,6 +123,7 @@ impl World {
         let worker = self.workers.get_mut(name).expect("a known worker");
         worker.is_up = false;
         for held in std::mem::take(&mut worker.held).into_values() {
+            worker.tombstones.insert((held.run.id, held.epoch));
             match held.started_at {
                 Some(_) => worker.ended.push(lost(&held, Reason::WorkerRestarted, now)),
                 None => worker.not_started.push((held.run.id, held.epoch)),
@@ -157,6 +160,15 @@ impl World {
             self.beat(name);
             self.lapse(name);
             self.kill(name);
+        }
+    }
+
+    /// Time goes on to `next`, and whoever is connected sends heartbeats meanwhile.
+    pub(super) fn beat_until(&mut self, next: UnixMs) {
+        for worker in self.workers.values_mut().filter(|worker| worker.is_connected() && self.has_leader) {
+            if worker.session.is_some_and(|session| self.ledger.session(session).is_some() && self.leases.heard(session, next.0)) {
+                worker.granted_at = next;
+            }
         }
     }
 
@@ -198,6 +210,7 @@ impl World {
             worker.held.values().filter(|held| held.dies_at.is_some_and(|at| at <= self.now)).map(|held| held.run.id).collect();
         for id in dead {
             let held = worker.held.remove(&id).expect("held");
+            worker.tombstones.insert((id, held.epoch));
             worker.ended.push(lost(&held, Reason::WorkerLost, held.dies_at.expect("it is dead")));
         }
     }

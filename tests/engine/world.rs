@@ -197,6 +197,7 @@ impl World {
             if next <= self.now {
                 break;
             }
+            self.beat_until(next);
             self.now = next;
         }
     }
