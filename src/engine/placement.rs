@@ -1,5 +1,5 @@
-//! Which worker gets a run: of those that may take work and have the labels that the job asks for, the one with the least outstanding work a
-//! slot. Pure.
+//! Which worker gets a run: of those that may take work and have the labels that the job asks for, the one with the least outstanding
+//! work a slot. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -149,7 +149,7 @@ impl Runner for Script {
                 let state = |worker: &super::workers::Worker| if worker.has_session() { "session" } else { "none" };
                 return Ok(self.world.workers.iter().map(|(name, worker)| format!("{name}: {}\n", state(worker))).collect());
             }
-            "slots" => self.world.slots = first()?.parse()?,
+            "slots" => self.world.set_slots(first()?.parse()?),
             "takeover" => self.world.take_over(),
             "run" => self.world.run_to(at(&first()?)?),
             "settle" => self.world.settle(),

@@ -62,6 +62,11 @@ fn lost(held: &Held, reason: Reason, at: UnixMs) -> Closing {
 }
 
 impl World {
+    pub fn set_slots(&mut self, slots: u32) {
+        self.slots = slots;
+        self.workers.values_mut().for_each(|worker| worker.slots = slots);
+    }
+
     /// A worker comes, or comes back: it opens a session with what its journal proves. False: another one of its name may still run.
     pub fn worker_up(&mut self, name: &'static str, labels: BTreeMap<String, String>) -> bool {
         let id = WorkerId(name.trim_end_matches('\'').to_owned());
@@ -170,6 +175,11 @@ impl World {
                 worker.granted_at = next;
             }
         }
+    }
+
+    /// Whether somebody speaks for this session.
+    pub(super) fn is_heard(&self, session: SessionId) -> bool {
+        self.workers.values().any(|worker| worker.session == Some(session) && worker.is_connected())
     }
 
     fn beat(&mut self, name: &'static str) {

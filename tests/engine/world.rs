@@ -190,7 +190,9 @@ impl World {
             self.settle();
             let engine = self.core.wake_at(&self.ledger).filter(|_| self.has_leader);
             // The leader looks at silent workers now and then.
-            let is_silent = self.workers.values().any(|worker| !worker.is_connected()) || self.ledger.ended_sessions().next().is_some();
+            let holds = |session: &std::sync::Arc<chrono_flow::ledger::Session>| self.core.staging.outstanding(session.id) > 0;
+            let is_silent = self.ledger.sessions().any(|session| !self.is_heard(session.id));
+            let is_silent = is_silent || self.ledger.ended_sessions().any(holds);
             let look = (is_silent && self.has_leader).then_some(self.now + LOOK_MS);
             let worker = self.workers.values().filter_map(|worker| self.worker_event(worker)).min();
             let next = [engine, look, worker].into_iter().flatten().filter(|at| *at > self.now).min().unwrap_or(until).min(until);
