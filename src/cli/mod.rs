@@ -1,5 +1,7 @@
 //! The command line. Every flag is also an environment variable, `CHRONO_FLOW_` and its name.
 
+pub mod client;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -12,8 +14,12 @@ use crate::model::limits;
 ///
 /// Without a role it is all in one process: API, scheduler, worker and an embedded database.
 #[derive(Parser, Debug)]
-#[command(name = "chrono-flow", version, about, max_term_width = 120)]
+#[command(name = "chrono-flow", version, about, max_term_width = 120, args_conflicts_with_subcommands = true)]
 pub struct Cli {
+    /// Client commands have their own parser (`client::ClientCli`); here they are for the help.
+    #[command(subcommand)]
+    pub client: Option<client::ClientCommand>,
+
     /// Directory for everything that must survive: ledger, database, the worker's journal. Made if it is missing.
     #[arg(long, env = "CHRONO_FLOW_DATA_DIR", value_name = "DIR", default_value = "./chrono-flow-data/standalone")]
     data_dir: PathBuf,

@@ -85,7 +85,7 @@ pub struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    fn refuse(&self, allowed: &str) -> Problem {
+    pub fn refuse(&self, allowed: &str) -> Problem {
         Problem::invalid_value(self.field, &shown(self.value), allowed)
     }
 
