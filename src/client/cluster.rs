@@ -107,7 +107,7 @@ fn add_until_it_votes(api: &Api, id: u64, address: &str) -> Result<Answer, Failu
     let watching = api.another();
     thread::scope(|scope| {
         let is_done = &is_done;
-        scope.spawn(move || tell_progress(&watching, id, is_done));
+        let watcher = scope.spawn(move || tell_progress(&watching, id, is_done));
         let outcome = loop {
             match api.call(&ask) {
                 // Not caught up, no leader for a moment, another change under way: all of them pass.
@@ -119,6 +119,7 @@ fn add_until_it_votes(api: &Api, id: u64, address: &str) -> Result<Answer, Failu
             }
         };
         is_done.store(true, Ordering::Relaxed);
+        watcher.thread().unpark();
         outcome
     })
 }
@@ -126,7 +127,7 @@ fn add_until_it_votes(api: &Api, id: u64, address: &str) -> Result<Answer, Failu
 fn tell_progress(api: &Api, id: u64, is_done: &AtomicBool) {
     let mut told = String::new();
     loop {
-        sleep(LOOK_AGAIN);
+        thread::park_timeout(LOOK_AGAIN);
         if is_done.load(Ordering::Relaxed) {
             return;
         }

@@ -42,13 +42,13 @@ pub fn run(options: ClientOptions, command: ClientCommand) -> ExitCode {
             ClientCommand::Schedule(command) => schedules::run(&screen, command),
         }),
     };
-    match outcome.and_then(|code| screen.flush().map(|()| code)) {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            screen.complain(&failure);
-            ExitCode::from(failure.exit_code())
-        }
-    }
+    let failure = match (outcome, screen.flush()) {
+        // That nobody reads the rest doesn't change how it ended.
+        (Ok(code), Ok(()) | Err(Failure::Closed)) => return ExitCode::from(code),
+        (Err(failure), _) | (Ok(_), Err(failure)) => failure,
+    };
+    screen.complain(&failure);
+    ExitCode::from(failure.exit_code())
 }
 
 /// How a command ended that did not fail: 0, or 1 where what it waited for did not succeed.

@@ -18,7 +18,7 @@ fn every_command_stands_in_the_document() {
     let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md")).unwrap();
     let mut all = Vec::new();
     names(&ClientCli::command(), "", &mut all);
-    assert!(all.len() > 20, "{all:?}");
+    assert!(all.len() >= 20, "{all:?}");
     let missing: Vec<&String> = all.iter().filter(|name| !document.contains(&format!("`{name}"))).collect();
     assert!(missing.is_empty(), "docs/cli.md lacks {missing:?}");
 }

@@ -82,15 +82,20 @@ fn lists_are_tables_or_one_array_of_all_pages() {
     let shell = Shell::new(&server);
     assert_eq!(shell.ok(&["job", "list"]).trim(), "ID  NAME  SCHEDULE  TIME ZONE  ENABLED  NEXT FIRE  LAST RUN");
     let api = server.api();
-    for number in 1..=1_005 {
-        api.create(
-            json!({"name": format!("job {number}"), "schedule": "0 0 1 1 *", "command": "true", "labels": {"n": (number % 2).to_string()}}),
-        );
-    }
+    let add = |number: usize| {
+        let labels = json!({"n": (number % 2).to_string()});
+        server.api().create(json!({"name": format!("job {number}"), "schedule": "0 0 1 1 *", "command": "true", "labels": labels}));
+    };
+    add(1);
+    std::thread::scope(|scope| {
+        for first in 2..10 {
+            scope.spawn(move || (first..=1_005).step_by(8).for_each(add));
+        }
+    });
     let jobs = shell.json(&["job", "list"]);
     assert_eq!(jobs.as_array().unwrap().len(), 1_005);
     assert_eq!(jobs[1_004], api.get("/jobs/1005").json());
-    assert_eq!(shell.json(&["job", "list", "--label", "n=0", "--name", "JOB 10"]).as_array().unwrap().len(), 5);
+    assert_eq!(shell.json(&["job", "list", "--label", "n=0", "--name", "JOB 10"]).as_array().unwrap().len(), 9);
     assert_eq!(shell.json(&["job", "list", "--enabled", "false"]), json!([]));
     let table = shell.ok(&["job", "list"]);
     assert_eq!(table.lines().count(), 1_006);

@@ -10,6 +10,7 @@ mod shell;
 
 mod docs;
 mod jobs;
+mod members;
 mod runs;
 mod schedules;
 mod servers;
