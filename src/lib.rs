@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! main → cli · config · standalone                    wiring of a role
+//!      → client                                       the client commands: only the API's words, and schedules
 //!      → http · engine::driver · agent · peers · consensus · store · rpc
 //!      → ledger · engine::{core, timers, policy, placement} · schedule      pure
 //!      → model                                                              pure
@@ -13,6 +14,7 @@
 
 pub mod agent;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod consensus;

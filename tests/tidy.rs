@@ -13,6 +13,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("telemetry", &["clock", "model"]),
     ("config", &["model"]),
     ("cli", &["config", "model"]),
+    ("client", &["cli", "clock", "model", "schedule"]),
     ("schedule", &["model"]),
     ("ledger", &["model"]),
     ("consensus", &["model"]),

@@ -86,7 +86,7 @@ pub struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    fn refuse(&self, allowed: &str) -> Problem {
+    pub fn refuse(&self, allowed: &str) -> Problem {
         Problem::invalid_value(self.field, &shown(self.value), allowed)
     }
 
