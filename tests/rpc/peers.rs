@@ -13,7 +13,7 @@ use crate::group::{Group, NOW};
 use crate::support::{CLUSTER, until};
 
 /// Several of these make a snapshot of many chunks.
-const LARGE: [u8; 128 * 1024] = [7; 128 * 1024];
+static LARGE: [u8; 128 * 1024] = [7; 128 * 1024];
 const LARGE_COUNT: usize = 64;
 
 fn another(id: NodeId) -> NodeId {
