@@ -102,7 +102,7 @@ impl PeerQueues {
     }
 
     /// The members and where they are, as the node knows them; nothing before its first turn, nor on one that waits to be added.
-    pub fn members(&self) -> watch::Receiver<BTreeMap<NodeId, String>> {
+    pub fn watch_members(&self) -> watch::Receiver<BTreeMap<NodeId, String>> {
         self.members.subscribe()
     }
 
@@ -209,10 +209,10 @@ mod tests {
         let reader = queues.clone();
         let waiting = tokio::spawn(async move { (reader.next_frames(2, 1).await, reader.next_snapshot(2).await) });
         tokio::task::yield_now().await;
-        Transport::members(&mut queues, &[]);
+        queues.members(&[]);
         queues.send(2, vec![5], false);
         tokio::task::yield_now().await;
-        Transport::members(&mut queues, &[]);
+        queues.members(&[]);
         queues.send(2, vec![6], true);
         assert_eq!(waiting.await.unwrap(), (vec![vec![5]], vec![6]));
     }

@@ -57,7 +57,7 @@ struct Open {
 }
 
 impl PeerCalls {
-    /// `members` as `PeerQueues::members` has them, `configured` for the time before there are any; `dial` is for `Service::Peer`.
+    /// `members` as `PeerQueues::watch_members` has them, `configured` for the time before there are any; `dial` is for `Service::Peer`.
     pub fn new(own: NodeId, configured: Addresses, members: watch::Receiver<Addresses>, dial: Arc<dyn Dial>) -> PeerCalls {
         PeerCalls { own, configured: Arc::new(configured), members, dial, places: Arc::default() }
     }

@@ -38,12 +38,15 @@ pub enum FoundingError {
          then start this one again"
     )]
     Wiped { own: NodeId, by: NodeId, store: Uuid },
-    #[error("the configured controllers belong to different clusters: node {} to {}, node {} to {}. Correct --cluster", one.0, one.1, other.0, other.1)]
+    #[error(
+        "the configured controllers belong to different clusters: node {} to {}, node {} to {}. Correct --cluster",
+        one.0, one.1, other.0, other.1
+    )]
     Mixed { one: (NodeId, ClusterId), other: (NodeId, ClusterId) },
 }
 
-/// Asks every configured peer until it is clear what controller `own` is. `dial` is for `Service::Peer`. This controller's own listener must
-/// answer meanwhile, that it is empty.
+/// Asks every configured peer until it is clear what controller `own` is. `dial` is for `Service::Peer`. Meanwhile this controller's own
+/// listener must answer that it is empty.
 pub async fn decide(own: NodeId, configured: &Addresses, dial: Arc<dyn Dial>) -> Result<Founding, FoundingError> {
     let peers: Vec<(NodeId, &String)> = configured.iter().filter(|(id, _)| **id != own).map(|(id, address)| (*id, address)).collect();
     let mut said: Option<Instant> = None;

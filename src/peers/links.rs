@@ -55,7 +55,7 @@ struct Ways {
 
 /// One link for each peer at its present address.
 async fn supervise(own: NodeId, configured: Addresses, ways: Ways) {
-    let mut members = ways.queues.members();
+    let mut members = ways.queues.watch_members();
     let mut links: BTreeMap<NodeId, (String, AbortOnDropHandle<()>)> = BTreeMap::new();
     loop {
         let peers = peers_of(own, &members.borrow_and_update(), &configured);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono_flow::model::{ClusterId, Outcome, OutputPart, RunId, SessionId, UnixMs};
 use chrono_flow::rpc::codec;
-use chrono_flow::rpc::link::{Connection, Dial};
+use chrono_flow::rpc::link::{Connection, Dial, Io};
 use chrono_flow::rpc::wire::{Controller, Grant, Heartbeat, OpenSession, Refusal, Report, ReportAck, RunEvent, SessionOpened};
 use futures::StreamExt;
 use tarpc::context::Context;
@@ -112,7 +112,7 @@ impl Leader {
     }
 
     /// Serves one connection of a worker.
-    pub fn accept(&self, io: impl chrono_flow::rpc::link::Io) {
+    pub fn accept(&self, io: impl Io) {
         let channel = BaseChannel::with_defaults(codec::transport(io));
         let calls = channel.execute(Controller::serve(self.clone()));
         tokio::spawn(calls.for_each(|call| async {

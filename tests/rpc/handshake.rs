@@ -245,10 +245,14 @@ async fn a_hello_that_is_too_long_or_malformed_is_refused() {
     fails(after_the_proof(&framed(HELLO_BYTES_MAX + 1, &[])).await, "longer than 1024 bytes");
     fails(after_the_proof(&framed(65_535, &[])).await, "longer than 1024 bytes");
     fails(after_the_proof(&framed(3, &[0xFF; 3])).await, "malformed");
-    let (mut one, _other) = duplex(1024);
+    let (mut one, mut other) = duplex(1024);
     let long = Hello { from: Name::Worker(WorkerId("w".repeat(2_000))), ..hello(None) };
-    let (mut far, dialled) = (_other, async { dial(&mut one, None, &long).await });
-    let (dialled, _) = tokio::join!(dialled, accept(&mut far, None, None, SERVICES));
+    let dialling = async {
+        let result = dial(&mut one, None, &long).await;
+        drop(one);
+        result
+    };
+    let (dialled, _) = tokio::join!(dialling, accept(&mut other, None, None, SERVICES));
     fails(dialled, "longer than 1024 bytes");
 }
 
