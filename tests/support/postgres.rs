@@ -101,7 +101,7 @@ impl Postgres {
         assert!(self.server.is_none(), "it runs already");
         let mut command = as_unprivileged(binaries().join("postgres"));
         command.arg("-D").arg(self.data()).args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
-        command.args(["-c", "unix_socket_directories=", "-c", "max_connections=60", "-c", "shared_buffers=16MB"]);
+        command.args(["-c", "unix_socket_directories=", "-c", "max_connections=60", "-c", "shared_buffers=16MB", "-c", "min_wal_size=2MB"]);
         for setting in &self.settings {
             command.args(["-c", setting]);
         }
@@ -273,7 +273,7 @@ fn template() -> PathBuf {
     let version: String = String::from_utf8_lossy(&version.stdout).chars().filter(char::is_ascii_alphanumeric).collect();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     fs::create_dir_all(folder).unwrap();
-    let ready = folder.join(format!("postgres-template-1-{version}"));
+    let ready = folder.join(format!("postgres-template-2-{version}"));
     let lock = fs::File::create(folder.join("postgres-template.lock")).unwrap();
     lock.lock().unwrap(); // until it is dropped
     if !ready.exists() {
@@ -284,7 +284,15 @@ fn template() -> PathBuf {
         fs::write(&password, PASSWORD).unwrap();
         own(&password);
         let mut command = as_unprivileged(binaries().join("initdb"));
-        command.arg("-D").arg(work.path().join("data")).args(["-U", USER, "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]);
+        command.arg("-D").arg(work.path().join("data")).args([
+            "-U",
+            USER,
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+            "--no-sync",
+            "--wal-segsize=1",
+        ]);
         command.args(["--auth=scram-sha-256", "--pwfile"]).arg(&password);
         let made = command.output().unwrap();
         assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));

@@ -4,7 +4,7 @@
 -- One row: the database's cluster, and the counters of the jobs. Whoever writes a job locks it first, so that writes are serial and the
 -- order of the numbers is the order of the commits (PROTOCOL A1). Neither number is ever given twice (PROTOCOL F2).
 CREATE TABLE meta (
-    only BOOLEAN PRIMARY KEY DEFAULT true CHECK (only),
+    is_one BOOLEAN PRIMARY KEY DEFAULT true CHECK (is_one),
     change_seq BIGINT NOT NULL,
     job_id BIGINT NOT NULL
 );
@@ -12,13 +12,13 @@ INSERT INTO meta (change_seq, job_id) VALUES (0, 0);
 
 -- One row or none: the cluster that the database belongs to. Apart from `meta`, so that founding waits for no write of a job.
 CREATE TABLE cluster (
-    only BOOLEAN PRIMARY KEY DEFAULT true CHECK (only),
+    is_one BOOLEAN PRIMARY KEY DEFAULT true CHECK (is_one),
     id UUID NOT NULL
 );
 
 -- Turned by the check that the database can still be written.
 CREATE TABLE checks (
-    only BOOLEAN PRIMARY KEY DEFAULT true CHECK (only),
+    is_one BOOLEAN PRIMARY KEY DEFAULT true CHECK (is_one),
     number BIGINT NOT NULL
 );
 INSERT INTO checks (number) VALUES (0);

@@ -98,7 +98,7 @@ async fn rows_that_the_database_refuses_are_set_aside_with_their_content() {
              IF new.job_id IN (13, 14, 27) THEN RAISE 'not this one'; END IF; RETURN new; END $$;
          CREATE TRIGGER no BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION no();
          CREATE FUNCTION nor() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-             IF new.offset = 5 THEN RAISE 'nor this one'; END IF; RETURN new; END $$;
+             IF new.\"offset\" = 5 THEN RAISE 'nor this one'; END IF; RETURN new; END $$;
          CREATE TRIGGER nor BEFORE INSERT ON run_output FOR EACH ROW EXECUTE FUNCTION nor();",
     )
     .await
