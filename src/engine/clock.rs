@@ -165,7 +165,7 @@ impl ClockJudge {
 
     /// Whether this clock is with the majority. Where too few controllers can be asked, it is unless those that can contradict it.
     fn is_within(&self, limit_ms: i64, distance_ms: impl Fn(Sample) -> i64) -> bool {
-        let majority = (self.others.len() + 1) / 2 + 1;
+        let majority = self.others.len().div_ceil(2) + 1;
         let mut controllers = Votes { agree: 1, differ: 0 };
         for id in &self.others {
             if let Some(best) = self.best(*id) {
