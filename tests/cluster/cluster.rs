@@ -230,10 +230,21 @@ impl Cluster {
         eventually(&format!("{name} is {state}"), || (self.worker_state(id, name).as_deref() == Some(state)).then_some(()));
     }
 
-    /// Who says in its log, in any of its lives, that it became the leader: how often.
-    pub fn elections(&self) -> BTreeMap<u64, usize> {
-        let won = |node: &Node| node.log().iter().filter(|line| line.contains(LEADS)).count();
-        self.controllers.iter().map(|(id, node)| (*id, won(node))).filter(|(_, count)| *count > 0).collect()
+    /// The terms in which each controller became the leader, by the logs of all its lives.
+    pub fn elections(&self) -> BTreeMap<u64, Vec<u64>> {
+        let term =
+            |line: String| line.split_once(LEADS)?.1.split_once("term ")?.1.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
+        let won = |node: &Node| node.log().into_iter().filter_map(term).collect::<Vec<u64>>();
+        self.controllers.iter().map(|(id, node)| (*id, won(node))).collect()
+    }
+
+    /// No term has had two leaders.
+    #[track_caller]
+    pub fn check_one_leader_a_term(&self) {
+        let elections = self.elections();
+        let mut terms: Vec<u64> = elections.values().flatten().copied().collect();
+        terms.sort_unstable();
+        assert!(terms.windows(2).all(|pair| pair[0] != pair[1]), "two leaders of one term: {elections:?}");
     }
 }
 

@@ -50,7 +50,9 @@ fn parts_may_start_in_any_order_and_then_share_the_work_and_serve_everything_eve
     }
     cluster.wait_ready();
     let leader = cluster.wait_leader();
-    assert!(cluster.elections().contains_key(&leader), "{:?}", cluster.elections());
+    let elections = cluster.elections();
+    let newest = elections.iter().max_by_key(|(_, terms)| terms.iter().max()).expect("controllers");
+    assert_eq!(*newest.0, leader, "the log of the leader says so: {elections:?}");
 
     // Written through one, read through each.
     let mut work = Work::default();
@@ -91,8 +93,6 @@ fn parts_may_start_in_any_order_and_then_share_the_work_and_serve_everything_eve
     let verdict = work.finish_beside(&cluster, &[&asked]);
     verdict.check_undisturbed(&work);
     check_places(&verdict);
-    let elections = cluster.elections();
-    assert_eq!(elections.len(), 1, "nobody else led in between: {elections:?}");
 }
 
 #[test]

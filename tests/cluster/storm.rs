@@ -162,11 +162,8 @@ fn whatever_breaks_every_fire_has_one_fate_and_history_is_what_the_witness_saw()
     storm.cluster.wait_ready();
     wait_until_ms(now_ms() + 4_000);
     let verdict = work.finish(&storm.cluster);
-    let is_excused = |state: &str, reason: &str| {
-        // Where a worker died, what ran there is lost; what was changed was taken back.
-        let lost = state == "lost" && ["worker_restarted", "worker_lost"].contains(&reason);
-        lost || (state == "skipped" && ["superseded", "revoked"].contains(&reason))
-    };
+    // Where a worker died, what ran there is lost.
+    let is_excused = |state: &str, reason: &str| state == "lost" && ["worker_restarted", "worker_lost"].contains(&reason);
     verdict.check_fates(&work, is_excused);
     let lost = verdict.rows.iter().filter(|row| row.state == "lost").count();
     eprintln!("{} runs, {lost} of them were on a worker when it died", verdict.rows.len());

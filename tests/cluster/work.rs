@@ -60,6 +60,11 @@ impl Job {
         !self.is_alone
     }
 
+    /// Whether the job was enabled at an instant for sure, and not only perhaps.
+    fn owns(&self, at_ms: i64) -> bool {
+        self.spans.iter().any(|span| span.after_ms < at_ms && at_ms <= span.to_ms)
+    }
+
     /// Changes the job, and waits until nothing of its older revision can start any more; answers when that was.
     #[track_caller]
     fn change(&mut self, api: &Api, change: &Value) -> i64 {
@@ -203,6 +208,7 @@ impl Work {
     #[track_caller]
     pub fn finish_beside(&mut self, cluster: &Cluster, others: &[&Value]) -> Verdict {
         let api = cluster.api();
+        cluster.check_one_leader_a_term();
         for job in self.jobs.iter_mut().filter(|job| job.is_enabled) {
             job.pause(&api);
         }
@@ -233,7 +239,7 @@ impl Work {
     fn end_the_endless(&self, api: &Api) {
         for job in self.jobs.iter().filter(|job| job.is_endless) {
             eventually(&format!("the last run of {} ends", job.name), || {
-                let open: Vec<Row> = api.runs_of(&job.value).into_iter().filter(|row| !row.is_final()).collect();
+                let open = api.open_runs_of(&job.value);
                 for row in &open {
                     api.call("POST", &format!("/runs/{}/cancel", row.id), &[], None);
                 }
@@ -246,8 +252,11 @@ impl Work {
 /// Every controller's history, once all runs have ended: they are the same.
 #[track_caller]
 pub fn settled(cluster: &Cluster) -> Vec<Row> {
-    let apis: Vec<Api> = cluster.up().into_iter().map(|id| Api::any_of(&[cluster.http_address(id)])).collect();
-    eventually("all runs end, and every controller has the same history", || {
+    let apis: Vec<Api> = cluster.up().into_iter().map(|id| cluster.api_of(id)).collect();
+    for api in &apis {
+        eventually("all runs end", || api.open_runs().is_empty().then_some(()));
+    }
+    eventually("every controller has the same history", || {
         let mut told: Vec<Vec<Row>> = apis.iter().map(Api::runs).collect();
         let first = told.pop().expect("a controller");
         (first.iter().all(Row::is_final) && told.iter().all(|rows| *rows == first)).then_some(first)
@@ -284,7 +293,11 @@ impl Verdict {
         for job in &work.jobs {
             for (at_ms, (state, reason)) in &self.fates[&job.name] {
                 let by_policy = ["overlap", "queue_full", "superseded", "replaced", "requested"];
-                let is_right = state == "succeeded" || (job.is_alone && by_policy.contains(&reason.as_str())) || is_excused(state, reason);
+                let is_taken_back = state == "skipped" && ["revoked", "superseded"].contains(&reason.as_str());
+                let is_right = state == "succeeded"
+                    || (job.is_alone && by_policy.contains(&reason.as_str()))
+                    || (is_taken_back && !job.owns(*at_ms))
+                    || is_excused(state, reason);
                 assert!(is_right, "{}: the fire of {} is {state} ({reason})\n{}", job.name, instant(*at_ms), self.told(job));
             }
         }

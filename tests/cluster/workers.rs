@@ -115,7 +115,7 @@ fn a_worker_that_stays_away_costs_its_runs_only_after_they_are_surely_dead() {
     }
     for run in on(&given_up_runs, "worker-1") {
         let lost = eventually("it is given up", || Some(row(&cluster, run)).filter(|row| row.state == "lost"));
-        assert!(now_ms() >= died_ms + 20_000, "too early: {lost:?}");
+        assert!(now_ms() >= died_ms + 18_500, "too early: {lost:?}");
     }
     for run in on(&waiting_runs, "worker-1") {
         assert_eq!(row(&cluster, run).state, "unreachable", "nobody guesses about it");

@@ -13,6 +13,9 @@ const TRY_TIME: Duration = Duration::from_secs(5);
 /// Rest before all of them are asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
+/// The states of runs that have not ended.
+const OPEN_STATES: &str = "queued,staged,running,unreachable";
+
 pub struct Api {
     agent: ureq::Agent,
     bases: Vec<String>,
@@ -160,6 +163,15 @@ impl Api {
         self.rows(&format!("/jobs/{}/runs?limit=100", job["id"]))
     }
 
+    /// Runs that have not ended, whether they have begun or not.
+    pub fn open_runs(&self) -> Vec<Row> {
+        self.rows(&format!("/runs?state={OPEN_STATES}"))
+    }
+
+    pub fn open_runs_of(&self, job: &Value) -> Vec<Row> {
+        self.rows(&format!("/jobs/{}/runs?state={OPEN_STATES}", job["id"]))
+    }
+
     fn rows(&self, path: &str) -> Vec<Row> {
         let mut rows = Vec::new();
         let mut next = Some(path.to_owned());
@@ -233,7 +245,7 @@ impl Row {
     }
 
     pub fn is_final(&self) -> bool {
-        !["queued", "staged", "running", "unreachable"].contains(&self.state.as_str())
+        !OPEN_STATES.split(',').any(|open| open == self.state)
     }
 
     pub fn is_skipped(&self) -> bool {
