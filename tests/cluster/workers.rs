@@ -260,3 +260,32 @@ fn a_worker_that_is_asked_to_stop_drains() {
     verdict.check_undisturbed(&work);
     verdict.check_staged_ahead(&cluster, &work, draining_ms - 2_000, ended_ms + 3_000);
 }
+
+#[test]
+fn a_second_worker_of_the_same_name_waits_until_the_first_is_surely_gone() {
+    let mut cluster = Cluster::start_with(Options { workers: 1, ..Options::default() });
+    let mut work = Work::default();
+    for number in 1..=3 {
+        work.add(&cluster, &format!("tick-{number}"), 1, "w end", json!({"lost_after_s": 16}));
+    }
+    cluster.witness.wait_starts(&work.jobs[0].value, 2);
+    let twin = cluster.prepare_worker(2);
+    twin.set_flag("--node-id", "worker-1");
+    twin.start();
+    let mut twin = cluster.workers.remove("worker-2").expect("just made");
+    wait_until_ms(now_ms() + QUIET_MS);
+    assert!(!twin.has_exited(), "it waits:\n{}", twin.tail());
+    let died_ms = now_ms();
+    cluster.worker("worker-1").kill();
+    let of_twin = |cluster: &Cluster| cluster.witness.lines().into_iter().find(|line| line.place == "worker-2");
+    let first = eventually("the second one gets work", || of_twin(&cluster));
+    // The lease is counted from when the last heartbeat was sent.
+    assert!(first.clock_ms >= died_ms + 13_000, "too early: {first:?}");
+    wait_until_ms(now_ms() + QUIET_MS);
+    let verdict = work.finish(&cluster);
+    // What the first one held and may have started is lost with its proof; everything else ran, late.
+    verdict.check_fates(&work, |state, reason| (state, reason) == ("lost", "worker_lost"));
+    for row in verdict.rows.iter().filter(|row| row.state == "lost") {
+        assert!((died_ms - 2_000..died_ms + 6_000).contains(&row.at_ms), "the first one can't have started it: {row:?}");
+    }
+}
