@@ -4,12 +4,12 @@
 //!
 //! ```text
 //! main → cli · config · standalone                    wiring of a role
-//!      → http · engine::driver · agent · consensus · store · rpc
+//!      → http · engine::driver · agent · peers · consensus · store · rpc
 //!      → ledger · engine::{core, timers, policy, placement} · schedule      pure
 //!      → model                                                              pure
 //! ```
 //!
-//! Only `engine::driver` joins store, consensus and rpc.
+//! Only `engine::driver` joins store, consensus and rpc; `peers` carries consensus over rpc.
 
 pub mod agent;
 pub mod cli;
@@ -20,9 +20,12 @@ pub mod engine;
 pub mod http;
 pub mod ledger;
 pub mod model;
+pub mod peers;
+pub mod role;
 pub mod rpc;
 pub mod schedule;
 pub mod shutdown;
 pub mod standalone;
 pub mod store;
 pub mod telemetry;
+pub mod tls;

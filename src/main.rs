@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use chrono_flow::{agent::guardian, cli, standalone, telemetry};
+use chrono_flow::{agent::guardian, cli, config::Config, standalone, telemetry};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -12,14 +12,18 @@ fn main() -> ExitCode {
     }
     let cli = cli::Cli::parse();
     telemetry::start();
-    let config = match cli.config() {
+    let config = match cli.flags.config(std::env::var("CHRONO_FLOW_DATABASE_PASSWORD").ok()) {
         Ok(config) => config,
         Err(wrong) => {
             eprintln!("error: {wrong}\n\nFor more information, try '--help'.");
             return ExitCode::from(2);
         }
     };
-    match standalone::run(config) {
+    let ended = match config {
+        Config::Standalone(config) => standalone::run(config),
+        Config::Controller(_) | Config::Worker(_) => unreachable!(),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error:#}");

@@ -4,7 +4,6 @@
 //! start consensus, the engine, and serve. Stop is the reverse: the worker drains while the engine still takes its reports.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -12,19 +11,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::agent::{self, Agent, AgentConfig};
-use crate::config::Config;
+use crate::config::StandaloneConfig;
 use crate::consensus::{self, NoPeers, NodeConfig};
 use crate::engine::api::Engine;
 use crate::engine::core::Settings;
-use crate::engine::driver::{self, EngineConfig, EngineHandle, Machine};
+use crate::engine::driver::{self, EngineConfig, EngineHandle, Machine, NobodyElse};
 use crate::http;
 use crate::model::{ClusterId, NodeId, WorkerId};
+use crate::role::{STOP_WAIT, Signals, block_on, give_back_memory, take_data_dir};
 use crate::rpc::link::{Connection, Dial};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -32,32 +31,29 @@ use crate::store::sqlite::SqliteStore;
 
 const NODE: NodeId = 1;
 const WORKER: &str = "standalone";
+/// What the log calls the other side of the worker's connection.
+const CONTROLLER: &str = "the controller of this process";
 /// Bytes on their way between the two sides of an in-process connection, at most.
 const PIPE_BYTES: usize = 256 * 1024;
-/// How long the parts may take to end once they were asked to.
-const STOP_WAIT: Duration = Duration::from_secs(10);
 /// How long what has ended may take to reach the store before the process ends; what does not is in the ledger, and comes later.
 const RECORD_WAIT: Duration = Duration::from_secs(5);
 
 /// Runs until a signal asks it to stop, or a part fails.
-pub fn run(config: Config) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start the runtime")?;
-    let result = runtime.block_on(serve(config));
-    runtime.shutdown_timeout(STOP_WAIT);
-    result
+pub fn run(config: StandaloneConfig) -> Result<()> {
+    block_on(serve(config))
 }
 
-async fn serve(config: Config) -> Result<()> {
+async fn serve(config: StandaloneConfig) -> Result<()> {
     let started = std::time::Instant::now();
     let data_dir = config.data_dir.clone();
-    std::fs::create_dir_all(&data_dir).with_context(|| format!("can't make the data directory {}", data_dir.display()))?;
-    let _lock = lock(&data_dir)?;
-    let settings = http::Settings { allowed_hosts: config.http_hosts.clone(), ..http::Settings::default() };
-    let server = http::Server::bind(&config.http_listen, settings).await?;
+    let _lock = take_data_dir(&data_dir)?;
+    let settings = http::Settings { allowed_hosts: config.http.hosts.clone(), ..http::Settings::default() };
+    let server = http::Server::bind(&config.http.listen, settings).await?;
     let address = server.local_addr();
 
     let to_engine = Arc::new(ToEngine(watch::Sender::new(None)));
-    let agent = Arc::new(Agent::start(agent_config(&config)?, vec![to_engine.clone()]).await.context("the worker can't start")?);
+    let agent =
+        Arc::new(Agent::start(agent_config(&config)?, vec![CONTROLLER.into()], to_engine.clone()).await.context("the worker can't start")?);
     let store = Arc::new(SqliteStore::open(&data_dir.join("chrono-flow.sqlite")).context("the database can't be opened")?);
     let cluster = cluster_id(&*store, &data_dir.join("raft")).await?;
     store.bind_cluster(cluster).await?;
@@ -69,13 +65,14 @@ async fn serve(config: Config) -> Result<()> {
     let shutdown = Shutdown::default();
     let engine_config = EngineConfig {
         cluster,
-        settings: Settings { lookahead_ms: config.lookahead_ms, unrecorded_max: config.unrecorded_max },
-        clock_skew_ms: config.clock_skew_ms,
-        history_days: config.history_days,
-        history_runs: config.history_runs,
+        settings: Settings { lookahead_ms: config.engine.lookahead_ms, unrecorded_max: config.engine.unrecorded_max },
+        clock_skew_ms: config.engine.clock_skew_ms,
+        history_days: config.engine.history_days,
+        history_runs: config.engine.history_runs,
     };
     let to_worker = Arc::new(ToWorker(Arc::downgrade(&agent)));
-    let (engine, tasks) = driver::start(engine_config, store.clone(), node.clone(), shared, to_worker, shutdown.clone());
+    let (engine, tasks) =
+        driver::start(engine_config, store.clone(), node.clone(), shared, to_worker, Arc::new(NobodyElse), shutdown.clone());
     to_engine.0.send_replace(Some(engine.clone()));
 
     let stop_http = Shutdown::default();
@@ -92,7 +89,7 @@ async fn serve(config: Config) -> Result<()> {
 
     let ended = until_stop(&mut signals, &agent, &node, tasks).await;
     if ended.is_ok() {
-        log::info!("stopping: running commands get up to {} s (again ctrl-C ends them at once)", config.drain_s);
+        log::info!("stopping: running commands get up to {} s (again ctrl-C ends them at once)", config.execution.drain_s);
         tokio::select! {
             () = agent.drain() => {}
             () = signals.next() => log::warn!("running commands are ended now"),
@@ -118,35 +115,17 @@ async fn serve(config: Config) -> Result<()> {
     ended
 }
 
-fn agent_config(config: &Config) -> Result<AgentConfig> {
+fn agent_config(config: &StandaloneConfig) -> Result<AgentConfig> {
     Ok(AgentConfig {
         worker: WorkerId(WORKER.into()),
         data_dir: config.data_dir.join("worker"),
         address: "in-process".into(),
-        labels: config.labels.clone(),
-        slots: config.slots,
+        labels: config.execution.labels.clone(),
+        slots: config.execution.slots,
         guardian_exe: "/proc/self/exe".into(),
-        drain_ms: config.drain_s * 1000,
+        drain_ms: config.execution.drain_s * 1000,
         spool_bytes_max: agent::SPOOL_BYTES_MAX_DEFAULT,
     })
-}
-
-/// One process a data directory.
-fn lock(data_dir: &Path) -> Result<File> {
-    let path = data_dir.join("LOCK");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("can't open {}: the data directory must be writable", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            bail!("another chrono-flow works in {}; give this one a --data-dir of its own, or stop the other", data_dir.display())
-        }
-        Err(std::fs::TryLockError::Error(error)) => Err(error).with_context(|| format!("can't lock {}", path.display())),
-    }
 }
 
 /// The ledger's directory says which cluster this is; without one the database does; without both it is a new one.
@@ -157,15 +136,6 @@ async fn cluster_id(store: &dyn Store, raft: &Path) -> Result<ClusterId> {
     Ok(store.cluster().await?.unwrap_or_else(|| ClusterId(Uuid::new_v4())))
 }
 
-/// What reading the log took at start-up is free again, but the C library keeps it for itself; with many jobs that is as much as a quarter.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim takes a number, touches nothing but free memory of the allocator, and may be called at any time.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 /// Waits for leader and worker, a while; the rest is said by `/readyz`.
 async fn wait_until_ready(engine: &EngineHandle) {
     let patience = tokio::time::Instant::now() + STOP_WAIT;
@@ -174,7 +144,7 @@ async fn wait_until_ready(engine: &EngineHandle) {
     }
 }
 
-fn greet(config: &Config, address: &str, data_dir: &Path, took: Duration) {
+fn greet(config: &StandaloneConfig, address: &str, data_dir: &Path, took: Duration) {
     let data_dir = std::fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_owned());
     log::info!("chrono-flow {} is ready after {} ms", env!("CARGO_PKG_VERSION"), took.as_millis());
     log::info!("  data  {}", data_dir.display());
@@ -184,7 +154,7 @@ fn greet(config: &Config, address: &str, data_dir: &Path, took: Duration) {
          -d '{{\"name\": \"hello\", \"schedule\": \"*/10 * * * * *\", \"command\": \"echo hello from $(hostname)\"}}'"
     );
     if !address.starts_with("127.") && !address.starts_with("[::1]") {
-        log::warn!("the API listens on {}: whoever reaches it can run commands as this user", config.http_listen);
+        log::warn!("the API listens on {}: whoever reaches it can run commands as this user", config.http.listen);
     }
 }
 
@@ -207,26 +177,6 @@ async fn until_stop<O: Send + 'static>(
     }
 }
 
-/// SIGTERM and SIGINT (ctrl-C).
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Signals> {
-        let listen = |kind| signal(kind).context("can't listen for signals");
-        Ok(Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
 /// Gives the recorder time to write what has ended.
 async fn recorded(engine: &EngineHandle) {
     let patience = tokio::time::Instant::now() + RECORD_WAIT;
@@ -239,8 +189,8 @@ async fn recorded(engine: &EngineHandle) {
 struct ToEngine(watch::Sender<Option<EngineHandle>>);
 
 #[async_trait]
-impl agent::Dial for ToEngine {
-    async fn dial(&self) -> io::Result<Box<dyn agent::Io>> {
+impl Dial for ToEngine {
+    async fn dial(&self, _address: &str) -> io::Result<Connection> {
         // The worker starts before the engine does.
         let mut started = self.0.subscribe();
         let engine = started.wait_for(Option::is_some).await.ok().and_then(|engine| engine.clone());
@@ -248,10 +198,6 @@ impl agent::Dial for ToEngine {
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
         tokio::spawn(async move { engine.serve_worker(theirs).await });
         Ok(Box::new(ours))
-    }
-
-    fn name(&self) -> String {
-        "the controller of this process".into()
     }
 }
 

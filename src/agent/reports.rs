@@ -1,13 +1,14 @@
-//! What the leader is to be told of runs: news that they run, and that they have ended, which is repeated until acknowledged.
+//! What controllers are to be told of runs: the leader that they have ended, which is repeated until acknowledged, and all of them which
+//! ones run now.
 //!
-//! One report is on its way at a time; what comes up meanwhile makes the next one. Nothing waits longer than that, except the news of a
-//! start, which waits a little: most short runs end within it and need no news.
+//! One report of ends is on its way at a time; what comes up meanwhile makes the next one. The news of a start waits a little: most short
+//! runs end within it and need no news. A controller that was away is told of everything that runs when it is back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::links::{Backoff, Links, Missed};
 use super::runs::Ended;
@@ -28,20 +29,26 @@ const REPORT_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Outbox {
     state: Mutex<State>,
     wake: Notify,
+    /// The number of the newest start.
+    starts: watch::Sender<u64>,
 }
 
 #[derive(Default)]
 struct State {
-    started: VecDeque<(i64, RunId)>,
-    news: HashMap<RunId, (Epoch, UnixMs)>,
+    /// What runs, in the order in which it started: by number.
+    running: BTreeMap<u64, Running>,
+    numbers: HashMap<RunId, u64>,
+    last_number: u64,
     ended: VecDeque<Arc<Ended>>,
 }
 
-/// One report's worth.
-#[derive(Default)]
-struct Batch {
-    news: Vec<(RunId, Epoch, UnixMs)>,
-    ended: Vec<Arc<Ended>>,
+#[derive(Clone, Copy)]
+struct Running {
+    run: RunId,
+    epoch: Epoch,
+    at: UnixMs,
+    /// When it is told, on BOOTTIME.
+    due_us: i64,
 }
 
 impl Outbox {
@@ -52,38 +59,50 @@ impl Outbox {
 
     pub fn started(&self, run: RunId, epoch: Epoch, at: UnixMs) {
         let mut state = self.lock();
-        let was_empty = state.started.is_empty();
-        state.started.push_back((boottime_us() + STARTED_WAIT_US, run));
-        state.news.insert(run, (epoch, at));
+        state.last_number += 1;
+        let number = state.last_number;
+        state.numbers.insert(run, number);
+        state.running.insert(number, Running { run, epoch, at, due_us: boottime_us() + STARTED_WAIT_US });
         drop(state);
-        if was_empty {
-            self.wake.notify_one();
-        }
+        self.starts.send_replace(number);
     }
 
     pub fn ended(&self, ended: Arc<Ended>) {
         let mut state = self.lock();
-        state.news.remove(&ended.run);
+        if let Some(number) = state.numbers.remove(&ended.run) {
+            state.running.remove(&number);
+        }
         state.ended.push_back(ended);
         drop(state);
         self.wake.notify_one();
     }
 
     /// Waits until there is something to tell.
-    async fn take(&self) -> Batch {
+    async fn take(&self) -> Vec<Arc<Ended>> {
         loop {
-            let (batch, wait) = self.lock().take(boottime_us());
+            let batch = self.lock().take();
             if !batch.is_empty() {
                 return batch;
             }
-            match wait {
-                Some(wait) => drop(tokio::time::timeout(wait, self.wake.notified()).await),
-                None => self.wake.notified().await,
+            self.wake.notified().await;
+        }
+    }
+
+    /// The next news behind `told`, once they are due, and the number that they reach to.
+    async fn news(&self, told: u64) -> (u64, Vec<RunReport>) {
+        let mut starts = self.starts.subscribe();
+        loop {
+            starts.mark_unchanged();
+            let first = self.lock().running.range(told + 1..).next().map(|(_, running)| running.due_us);
+            match first.map(|due_us| due_us - boottime_us()) {
+                None => drop(starts.changed().await),
+                Some(wait_us) if wait_us > 0 => tokio::time::sleep(Duration::from_micros(wait_us as u64)).await,
+                Some(_) => return self.lock().news(told, boottime_us()),
             }
         }
     }
 
-    /// Puts back what was not acknowledged. News are not repeated.
+    /// Puts back what was not acknowledged.
     fn put_back(&self, ended: Vec<Arc<Ended>>) {
         let mut state = self.lock();
         for ended in ended.into_iter().rev() {
@@ -93,49 +112,69 @@ impl Outbox {
 }
 
 impl State {
-    /// A batch, and how long to wait if it is empty.
-    fn take(&mut self, now_us: i64) -> (Batch, Option<Duration>) {
-        let mut batch = Batch::default();
+    fn take(&mut self) -> Vec<Arc<Ended>> {
+        let mut batch = Vec::new();
         let mut bytes = 0;
         while let Some(ended) = self.ended.front() {
             bytes += ended.inline_bytes();
-            if batch.ended.len() == REPORT_BATCH_RUNS_MAX || (bytes > REPORT_BATCH_BYTES_MAX && !batch.ended.is_empty()) {
+            if batch.len() == REPORT_BATCH_RUNS_MAX || (bytes > REPORT_BATCH_BYTES_MAX && !batch.is_empty()) {
                 break;
             }
-            batch.ended.extend(self.ended.pop_front());
+            batch.extend(self.ended.pop_front());
         }
-        while let Some((due_us, run)) = self.started.front().copied() {
-            let Some((epoch, at)) = self.news.get(&run).copied() else {
-                self.started.pop_front();
-                continue;
-            };
-            if due_us > now_us {
-                return (batch, Some(Duration::from_micros((due_us - now_us) as u64)));
-            }
-            if batch.ended.len() + batch.news.len() == REPORT_BATCH_RUNS_MAX {
-                break;
-            }
-            self.started.pop_front();
-            self.news.remove(&run);
-            batch.news.push((run, epoch, at));
-        }
-        (batch, None)
+        batch
+    }
+
+    fn news(&self, told: u64, now_us: i64) -> (u64, Vec<RunReport>) {
+        let due = self.running.range(told + 1..).take_while(|(_, running)| running.due_us <= now_us).take(REPORT_BATCH_RUNS_MAX);
+        let mut up_to = told;
+        let started = due.map(|(number, running)| {
+            up_to = *number;
+            RunReport { run: running.run, epoch: running.epoch, event: RunEvent::Started { at: running.at } }
+        });
+        let started = started.collect();
+        (up_to, started)
     }
 }
 
-impl Batch {
-    fn is_empty(&self) -> bool {
-        self.news.is_empty() && self.ended.is_empty()
-    }
+fn reports(ended: &[Arc<Ended>]) -> Vec<RunReport> {
+    let report = |ended: &Arc<Ended>| RunReport {
+        run: ended.run,
+        epoch: ended.epoch,
+        event: RunEvent::Ended { outcome: ended.outcome.clone(), output: ended.output.clone() },
+    };
+    ended.iter().map(report).collect()
+}
 
-    fn reports(&self) -> Vec<RunReport> {
-        let news = self.news.iter().map(|(run, epoch, at)| RunReport { run: *run, epoch: *epoch, event: RunEvent::Started { at: *at } });
-        let ended = self.ended.iter().map(|ended| RunReport {
-            run: ended.run,
-            epoch: ended.epoch,
-            event: RunEvent::Ended { outcome: ended.outcome.clone(), output: ended.output.clone() },
-        });
-        news.chain(ended).collect()
+/// Tells one controller, whether it leads or not, what runs: everything at the beginning of each connection and session, then what is new.
+pub async fn tell_starts(shared: Arc<Shared>, outbox: Arc<Outbox>, index: usize) {
+    let link = shared.links.get(index);
+    let mut backoff = Backoff::default();
+    loop {
+        let session = shared.session_open().await;
+        link.is_connected().await;
+        let mut told = 0;
+        while shared.status.borrow().session == Some(session) {
+            let (up_to, runs) = tokio::select! {
+                news = outbox.news(told) => news,
+                () = link.is_lost() => break,
+            };
+            let Some(cluster) = shared.cluster() else { break };
+            let report = Report { cluster, worker: shared.worker.clone(), session, runs };
+            match link.call(REPORT_DEADLINE, |client, context| async move { client.report(context, report).await }).await {
+                Ok(_) => {
+                    told = up_to;
+                    backoff.reset();
+                }
+                Err(missed) => {
+                    log::debug!("{} was not told what runs: {missed}", link.address);
+                    backoff.wait().await;
+                    if !matches!(missed, Missed::Refused(_)) {
+                        break;
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -147,9 +186,10 @@ pub async fn run(shared: Arc<Shared>, outbox: Arc<Outbox>) {
         let session = shared.session_open().await;
         match send(&shared.links, &shared, session, &batch).await {
             Ok(ack) => {
-                let acknowledged: Vec<(RunId, u64)> =
-                    batch.ended.iter().map(|ended| ended.run).zip(ack.closed_at.iter().copied()).collect();
-                let missing = batch.ended.get(acknowledged.len()..).unwrap_or_default().to_vec();
+                let answer = |place: usize| ack.closed_at.get(place).copied().flatten();
+                let (done, missing): (Vec<_>, Vec<_>) = batch.into_iter().enumerate().partition(|(place, _)| answer(*place).is_some());
+                let acknowledged = done.into_iter().filter_map(|(place, ended)| Some((ended.run, answer(place)?))).collect();
+                let missing: Vec<_> = missing.into_iter().map(|(_, ended)| ended).collect();
                 let is_whole = missing.is_empty();
                 outbox.put_back(missing);
                 if !shared.acknowledged(acknowledged).await {
@@ -161,7 +201,7 @@ pub async fn run(shared: Arc<Shared>, outbox: Arc<Outbox>) {
                 }
             }
             Err(missed) => {
-                outbox.put_back(batch.ended);
+                outbox.put_back(batch);
                 match &missed {
                     Missed::Refused(Refusal::OtherSession { .. }) => shared.session_over(session).await,
                     Missed::Refused(Refusal::NotLeader { .. }) | Missed::NotConnected => shared.links.try_another_leader(),
@@ -174,9 +214,9 @@ pub async fn run(shared: Arc<Shared>, outbox: Arc<Outbox>) {
     }
 }
 
-async fn send(links: &Links, shared: &Shared, session: SessionId, batch: &Batch) -> Result<ReportAck, Missed> {
+async fn send(links: &Links, shared: &Shared, session: SessionId, ended: &[Arc<Ended>]) -> Result<ReportAck, Missed> {
     let Some(cluster) = shared.cluster() else { return Err(Missed::NotConnected) };
-    let report = Report { cluster, worker: shared.worker.clone(), session, runs: batch.reports() };
+    let report = Report { cluster, worker: shared.worker.clone(), session, runs: reports(ended) };
     links.leader().call(REPORT_DEADLINE, |client, context| async move { client.report(context, report).await }).await
 }
 
@@ -201,13 +241,13 @@ mod tests {
         let outbox = Outbox::default();
         outbox.started(run(1), 1, UnixMs(1));
         outbox.started(run(2), 1, UnixMs(1));
-        let (batch, wait) = outbox.lock().take(boottime_us());
-        assert!(batch.is_empty() && wait.is_some());
+        assert_eq!(outbox.lock().news(0, boottime_us() - STARTED_WAIT_US), (0, Vec::new()));
         outbox.ended(ended(1, 0));
-        let (batch, _) = outbox.lock().take(boottime_us() + STARTED_WAIT_US);
-        assert_eq!((batch.ended[0].run, batch.news[0].0, batch.news.len()), (run(1), run(2), 1));
-        let (batch, wait) = outbox.lock().take(boottime_us() + STARTED_WAIT_US);
-        assert!(batch.is_empty() && wait.is_none());
+        let (up_to, news) = outbox.lock().news(0, boottime_us() + STARTED_WAIT_US);
+        assert_eq!((up_to, news.len(), news[0].run), (2, 1, run(2)));
+        assert_eq!(outbox.lock().news(up_to, boottime_us() + STARTED_WAIT_US), (2, Vec::new()));
+        assert_eq!(outbox.lock().news(0, boottime_us() + STARTED_WAIT_US).1.len(), 1, "who was away is told again");
+        assert_eq!(outbox.lock().take()[0].run, run(1));
     }
 
     #[test]
@@ -216,15 +256,14 @@ mod tests {
         for n in 0..2500 {
             outbox.ended(ended(n, 10));
         }
-        let (batch, _) = outbox.lock().take(0);
-        assert_eq!(batch.reports().len(), REPORT_BATCH_RUNS_MAX);
-        outbox.put_back(batch.ended);
-        assert_eq!(outbox.lock().take(0).0.ended[0].run, run(0));
+        let batch = outbox.lock().take();
+        assert_eq!(reports(&batch).len(), REPORT_BATCH_RUNS_MAX);
+        outbox.put_back(batch);
+        assert_eq!(outbox.lock().take()[0].run, run(0));
         let outbox = Outbox::default();
         for n in 0..1000 {
             outbox.ended(ended(n, 16 * 1024));
         }
-        let (batch, _) = outbox.lock().take(0);
-        assert_eq!(batch.ended.len(), 256);
+        assert_eq!(outbox.lock().take().len(), 256);
     }
 }

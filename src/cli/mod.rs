@@ -1,12 +1,13 @@
 //! The command line. Every flag is also an environment variable, `CHRONO_FLOW_` and its name.
+//!
+//! Which role takes which flag is decided in `settings`, not by clap: values from the environment would make clap's rules hit client
+//! commands too.
 
-use std::collections::BTreeMap;
+mod settings;
+
 use std::path::PathBuf;
 
 use clap::Parser;
-
-use crate::config::Config;
-use crate::model::limits;
 
 /// A job scheduler that keeps its word: cron for many machines.
 ///
@@ -14,49 +15,103 @@ use crate::model::limits;
 #[derive(Parser, Debug)]
 #[command(name = "chrono-flow", version, about, max_term_width = 120)]
 pub struct Cli {
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+#[derive(clap::Args, Debug, Default)]
+pub struct Flags {
+    /// `controller`: one of three or five that decide and serve the API; `worker`: runs commands. None: everything in one process.
+    #[arg(long, env = "CHRONO_FLOW_ROLE", value_name = "ROLE")]
+    role: Option<String>,
+
     /// Directory for everything that must survive: ledger, database, the worker's journal. Made if it is missing.
-    #[arg(long, env = "CHRONO_FLOW_DATA_DIR", value_name = "DIR", default_value = "./chrono-flow-data/standalone")]
-    data_dir: PathBuf,
+    /// [default: ./chrono-flow-data/standalone, or ./chrono-flow-data/ROLE-NODE_ID]
+    #[arg(long, env = "CHRONO_FLOW_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
 
     /// Where the REST API listens. Whoever reaches it can run commands: keep it on loopback, or behind something that checks who calls.
-    #[arg(long, env = "CHRONO_FLOW_HTTP_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
-    http_listen: String,
+    /// [default: 127.0.0.1:8080]
+    #[arg(long, env = "CHRONO_FLOW_HTTP_LISTEN", value_name = "HOST:PORT")]
+    http_listen: Option<String>,
 
     /// A further host name by which clients may call the API (repeatable). On loopback, other names in the Host header are refused.
     #[arg(long = "http-host", env = "CHRONO_FLOW_HTTP_HOST", value_name = "NAME", value_delimiter = ',')]
     http_hosts: Vec<String>,
 
-    /// Commands that run at once, at most; further ones wait their turn.
-    #[arg(long, env = "CHRONO_FLOW_SLOTS", value_name = "N", default_value_t = limits::WORKER_SLOTS_DEFAULT)]
-    slots: u32,
+    /// Controller: its number, from 1. Worker: its name.
+    #[arg(long, env = "CHRONO_FLOW_NODE_ID", value_name = "ID", help_heading = "Cluster")]
+    node_id: Option<String>,
+
+    /// Controller: all controllers and where they are, this one included: 1=HOST:PORT,2=HOST:PORT,3=HOST:PORT
+    #[arg(long, env = "CHRONO_FLOW_CLUSTER", value_name = "ID=HOST:PORT,…", help_heading = "Cluster")]
+    cluster: Option<String>,
+
+    /// Worker: the controllers: HOST:PORT,HOST:PORT,HOST:PORT
+    #[arg(long, env = "CHRONO_FLOW_CONTROLLERS", value_name = "HOST:PORT,…", help_heading = "Cluster")]
+    controllers: Option<String>,
+
+    /// Where this node listens for the others. Without a cluster secret only loopback is allowed.
+    /// [default: controller 127.0.0.1:12000, worker 127.0.0.1:50051]
+    #[arg(long, env = "CHRONO_FLOW_RPC_LISTEN", value_name = "HOST:PORT", help_heading = "Cluster")]
+    rpc_listen: Option<String>,
+
+    /// Worker: where controllers reach it. [default: what --rpc-listen says]
+    #[arg(long, env = "CHRONO_FLOW_RPC_ADVERTISE", value_name = "HOST:PORT", help_heading = "Cluster")]
+    rpc_advertise: Option<String>,
+
+    /// File with the secret that all nodes of the cluster share.
+    #[arg(long, env = "CHRONO_FLOW_CLUSTER_SECRET_FILE", value_name = "FILE", help_heading = "Cluster")]
+    cluster_secret_file: Option<PathBuf>,
+
+    /// Controller: how long a leader may be silent before the others elect another, in milliseconds; up to twice that, by chance.
+    /// [default: 500]
+    #[arg(long, env = "CHRONO_FLOW_ELECTION_TIMEOUT_MS", value_name = "MS", help_heading = "Cluster")]
+    election_timeout_ms: Option<u64>,
+
+    /// Controller: the PostgreSQL database: postgres://USER@HOST:PORT/NAME; several hosts are tried in turn.
+    #[arg(long, env = "CHRONO_FLOW_DATABASE_URL", hide_env_values = true, value_name = "URL", help_heading = "Database")]
+    database_url: Option<String>,
+
+    /// Controller: file with the database's password. (Or give it in CHRONO_FLOW_DATABASE_PASSWORD.)
+    #[arg(long, env = "CHRONO_FLOW_DATABASE_PASSWORD_FILE", value_name = "FILE", help_heading = "Database")]
+    database_password_file: Option<PathBuf>,
+
+    /// Controller: file with the certificates (PEM) that the database's certificate must lead to; turns TLS on.
+    #[arg(long, env = "CHRONO_FLOW_DATABASE_CA_FILE", value_name = "FILE", help_heading = "Database")]
+    database_ca_file: Option<PathBuf>,
+
+    /// Commands that run at once, at most; further ones wait their turn. [default: 64]
+    #[arg(long, env = "CHRONO_FLOW_SLOTS", value_name = "N")]
+    slots: Option<u32>,
 
     /// A label of this worker, as name=value (repeatable).
     #[arg(long = "label", env = "CHRONO_FLOW_LABEL", value_name = "NAME=VALUE", value_delimiter = ',', value_parser = label)]
     labels: Vec<(String, String)>,
 
-    /// How far ahead of its instant a fire is decided and handed to its worker, in milliseconds.
-    #[arg(long, env = "CHRONO_FLOW_LOOKAHEAD_MS", value_name = "MS", default_value_t = limits::LOOKAHEAD_MS_DEFAULT)]
-    lookahead_ms: i64,
+    /// How far ahead of its instant a fire is decided and handed to its worker, in milliseconds. [default: 2000]
+    #[arg(long, env = "CHRONO_FLOW_LOOKAHEAD_MS", value_name = "MS")]
+    lookahead_ms: Option<i64>,
 
-    /// How far a clock may be off, in milliseconds; a jump of more than half of it suspends deciding for a moment.
-    #[arg(long, env = "CHRONO_FLOW_MAX_CLOCK_SKEW_MS", value_name = "MS", default_value_t = limits::CLOCK_SKEW_MS_DEFAULT)]
-    max_clock_skew_ms: i64,
+    /// How far a clock may be off, in milliseconds; a jump of more than half of it suspends deciding for a moment. [default: 500]
+    #[arg(long, env = "CHRONO_FLOW_MAX_CLOCK_SKEW_MS", value_name = "MS")]
+    max_clock_skew_ms: Option<i64>,
 
-    /// How long running commands may go on after SIGTERM or ctrl-C before they are stopped, in seconds.
-    #[arg(long, env = "CHRONO_FLOW_DRAIN_S", value_name = "S", default_value_t = 10)]
-    drain_s: u64,
+    /// How long running commands may go on after SIGTERM or ctrl-C before they are stopped, in seconds. [default: 10]
+    #[arg(long, env = "CHRONO_FLOW_DRAIN_S", value_name = "S")]
+    drain_s: Option<u64>,
 
-    /// History is kept for so many days.
-    #[arg(long, env = "CHRONO_FLOW_HISTORY_DAYS", value_name = "DAYS", default_value_t = limits::HISTORY_DAYS_DEFAULT)]
-    history_days: u32,
+    /// History is kept for so many days. [default: 30]
+    #[arg(long, env = "CHRONO_FLOW_HISTORY_DAYS", value_name = "DAYS")]
+    history_days: Option<u32>,
 
-    /// And at most so many runs of it.
-    #[arg(long, env = "CHRONO_FLOW_HISTORY_RUNS", value_name = "N", default_value_t = limits::HISTORY_RUNS_DEFAULT)]
-    history_runs: u64,
+    /// And at most so many runs of it. [default: 10000000]
+    #[arg(long, env = "CHRONO_FLOW_HISTORY_RUNS", value_name = "N")]
+    history_runs: Option<u64>,
 
-    /// Ended runs that are held while the database can't take them; at this many, launching stops.
-    #[arg(long, env = "CHRONO_FLOW_MAX_UNRECORDED", value_name = "N", default_value_t = limits::UNRECORDED_MAX_DEFAULT)]
-    max_unrecorded: u64,
+    /// Ended runs that are held while the database can't take them; at this many, launching stops. [default: 1000000]
+    #[arg(long, env = "CHRONO_FLOW_MAX_UNRECORDED", value_name = "N")]
+    max_unrecorded: Option<u64>,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -66,45 +121,9 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-impl Cli {
-    pub fn config(self) -> Result<Config, String> {
-        let config = Config {
-            data_dir: self.data_dir,
-            http_listen: self.http_listen,
-            http_hosts: self.http_hosts,
-            slots: self.slots,
-            labels: self.labels.into_iter().collect::<BTreeMap<_, _>>(),
-            lookahead_ms: self.lookahead_ms,
-            clock_skew_ms: self.max_clock_skew_ms,
-            drain_s: self.drain_s,
-            history_days: self.history_days,
-            history_runs: self.history_runs,
-            unrecorded_max: self.max_unrecorded,
-        };
-        config.validate()?;
-        Ok(config)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn without_arguments_it_is_standalone_on_loopback() {
-        let config = Cli::parse_from(["chrono-flow"]).config().unwrap();
-        assert_eq!(config.http_listen, "127.0.0.1:8080");
-        assert_eq!(config.data_dir, PathBuf::from("./chrono-flow-data/standalone"));
-        assert_eq!((config.slots, config.lookahead_ms), (64, 2_000));
-    }
-
-    #[test]
-    fn labels_are_pairs() {
-        let config = Cli::parse_from(["chrono-flow", "--label", "zone=eu", "--label", "gpu="]).config().unwrap();
-        assert_eq!(config.labels, BTreeMap::from([("zone".into(), "eu".into()), ("gpu".into(), String::new())]));
-        assert!(Cli::try_parse_from(["chrono-flow", "--label", "=x"]).is_err());
-        assert!(Cli::try_parse_from(["chrono-flow", "--label", "x"]).is_err());
-    }
 
     #[test]
     fn the_definition_is_sound() {

@@ -41,8 +41,12 @@ pub enum Command {
         held: Vec<(RunId, Epoch)>,
         journal_is_whole: bool,
     },
+    /// A session's lease is surely out. Its runs whose start lies beyond this instant can't have started (PROTOCOL D1); of the others
+    /// only the worker knows.
     EndSession {
+        at: UnixMs,
         session: SessionId,
+        unstarted_after: UnixMs,
     },
     /// Gives an open run that nobody has to a session.
     Assign {
@@ -80,6 +84,10 @@ pub enum Command {
     /// The store has everything that closed at or below this index (PROTOCOL F2).
     Recorded {
         up_to: u64,
+    },
+    /// Sessions that are over and that no run refers to.
+    ForgetSessions {
+        sessions: Vec<SessionId>,
     },
 }
 
@@ -166,8 +174,8 @@ pub struct Closing {
     pub outcome: Outcome,
 }
 
-/// What a command answers to its proposer.
-#[derive(Clone, PartialEq, Debug)]
+/// What a command answers to its proposer. A format: a follower passes commands on to the leader, and gets the replies back.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Reply {
     Done,
     /// The premise does not hold; nothing was changed. For `Decide`: the watermark or the feed has moved.

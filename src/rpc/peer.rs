@@ -11,6 +11,8 @@ use crate::model::{ClusterId, NodeId, UnixMs};
 pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of one frame with a snapshot, all its chunks together, at most.
 pub const SNAPSHOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Bytes of one call or answer between controllers, at most: the largest command, with room to spare.
+pub const PEER_CALL_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of raft frames in one call, roughly, at most (a single larger frame goes alone).
 pub const FRAMES_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -26,8 +28,16 @@ pub trait Peer {
     /// Commands (`ledger::encode_entry`) that only the leader can bring into the ledger; `replies` are its answers, encoded alike.
     async fn propose(commands: ByteBuf) -> Result<Proposed, Refusal>;
     async fn change_members(change: MembersWish) -> Result<(), Refusal>;
-    /// This controller's wall clock (PROTOCOL H2).
-    async fn clock() -> UnixMs;
+    async fn pulse() -> Pulse;
+}
+
+/// A sign of life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Pulse {
+    /// The wall clock (PROTOCOL H2).
+    pub now: UnixMs,
+    /// The last entry applied.
+    pub applied: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -53,6 +53,9 @@ pub enum Refusal {
     UnknownRun(RunId),
     #[error("{0}")]
     Failed(String),
+    /// It can't be done as things are.
+    #[error("{0}")]
+    Conflict(String),
 }
 
 /// The service of a worker.
@@ -305,7 +308,7 @@ pub enum RunEvent {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ReportAck {
     pub term: u64,
-    /// For each `Ended` of the report, in its order: the ledger index at which the run's end was applied, or 0 if the run is known to
-    /// be recorded already.
-    pub closed_at: Vec<u64>,
+    /// For each `Ended` of the report, in its order: the ledger index at which the run's end was applied, 0 if the run is known to be
+    /// recorded already, none if it is to be reported again.
+    pub closed_at: Vec<Option<u64>>,
 }

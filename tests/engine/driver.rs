@@ -55,7 +55,15 @@ impl Controller {
             history_runs: 1_000_000,
         };
         let shutdown = Shutdown::default();
-        let (engine, _) = driver::start(config, store.clone(), node.clone(), shared.clone(), Arc::new(Nobody), shutdown.clone());
+        let (engine, _) = driver::start(
+            config,
+            store.clone(),
+            node.clone(),
+            shared.clone(),
+            Arc::new(Nobody),
+            Arc::new(driver::NobodyElse),
+            shutdown.clone(),
+        );
         node.status().wait_for(|status| status.first_own_applied).await.unwrap();
         Controller { store, node, shared, engine, shutdown, _dir: dir }
     }

@@ -24,7 +24,8 @@ fn the_readmes_first_example_answers_201_with_the_whole_job() {
         "command": "echo \"The current date is $(date)\"", "is_enabled": true, "description": null, "labels": {}, "env": {},
         "working_dir": null, "timeout_s": null, "kill_grace_s": 10,
         "retry": {"max_attempts": 1, "backoff_s": 5, "max_backoff_s": 3600}, "overlap": "allow", "catch_up": "last",
-        "catch_up_window_s": 86400, "catch_up_max": 100, "start_deadline_s": 30, "starts_at": null, "ends_at": null,
+        "catch_up_window_s": 86400, "catch_up_max": 100, "start_deadline_s": 30,
+        "worker_selector": {}, "on_worker_lost": "wait", "lost_after_s": 3600, "starts_at": null, "ends_at": null,
         "max_output_bytes": 1048576, "created_at": "2026-09-21T14:13:20Z", "updated_at": "2026-09-21T14:13:20Z", "revision": 1,
         "next_fire_at": "2026-09-21T14:13:30Z", "last_run": null,
     });

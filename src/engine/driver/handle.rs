@@ -17,6 +17,7 @@ use crate::store::{RunFilter, Store, StoreError};
 use super::machine::Shared;
 use super::members::Members;
 use super::outputs::Outputs;
+use super::peers::{Peers, Pulses};
 use super::queue::Proposer;
 use super::soft::Soft;
 
@@ -33,6 +34,8 @@ pub struct Inner {
     pub proposer: Proposer,
     pub outputs: Outputs,
     pub members: Members,
+    pub peers: Arc<dyn Peers>,
+    pub pulses: Pulses,
 }
 
 impl Inner {
@@ -58,6 +61,11 @@ impl EngineHandle {
     /// Runs that have ended and wait for the store.
     pub fn unrecorded(&self) -> u64 {
         self.inner.shared.ledger().unrecorded_len()
+    }
+
+    /// Another controller's clock seemed to be ahead of this one by `offset_ms`; asking took `rtt_ms` (PROTOCOL H2).
+    pub fn sample_clock(&self, node: NodeId, offset_ms: i64, rtt_ms: i64) {
+        self.inner.soft.sample_clock(node, offset_ms, rtt_ms, clock::boottime_ms() as i64);
     }
 
     fn overlay(&self, ledger: &Ledger, run: Run) -> Run {
@@ -135,7 +143,7 @@ impl Engine for EngineHandle {
         }
         self.has_job(job).await?;
         let command = Command::Trigger { at, job, run: id, has_key: key.is_some(), session: None };
-        let applied = self.inner.proposer.propose(vec![command]).await?;
+        let applied = self.inner.propose(vec![command]).await?;
         match applied.replies.first() {
             Some(Reply::Triggered { is_new }) => {
                 let run = self.by_key(id).await?.ok_or(EngineError::NoSuchRun)?;
@@ -148,7 +156,7 @@ impl Engine for EngineHandle {
     async fn cancel(&self, run: RunId) -> Result<Run, EngineError> {
         if self.inner.shared.ledger().run(run).is_some_and(|run| !run.state.is_final()) {
             let command = Command::Cancel { at: clock::wall_now(), run, reason: Reason::Requested };
-            self.inner.proposer.propose(vec![command]).await?;
+            self.inner.propose(vec![command]).await?;
         }
         self.by_key(run).await?.ok_or(EngineError::NoSuchRun)
     }
@@ -201,6 +209,7 @@ impl Engine for EngineHandle {
 
     fn cluster(&self) -> ClusterInfo {
         let status = self.inner.shared.status();
+        let now_boot_ms = clock::boottime_ms() as i64;
         let member = |member: &crate::consensus::Member| MemberInfo {
             id: member.id,
             address: member.address.clone(),
@@ -209,8 +218,11 @@ impl Engine for EngineHandle {
                 MemberRole::Voter if status.leader == Some(member.id) => "leader",
                 MemberRole::Voter => "follower",
             },
-            reachable: member.reachable,
-            applied: Some(member.applied),
+            reachable: member.id == status.node_id || self.inner.pulses.of(member.id, now_boot_ms).is_some(),
+            applied: match self.inner.pulses.of(member.id, now_boot_ms) {
+                _ if member.id == status.node_id => Some(status.applied),
+                heard => heard.map(|heard| heard.applied),
+            },
         };
         ClusterInfo {
             cluster_id: self.inner.cluster,
@@ -223,15 +235,15 @@ impl Engine for EngineHandle {
     }
 
     async fn add_member(&self, id: NodeId, address: String) -> Result<(), EngineError> {
-        self.inner.members.wish(MembersWish::Add { id, address }).await
+        self.inner.wish(MembersWish::Add { id, address }).await
     }
 
     async fn remove_member(&self, id: NodeId) -> Result<(), EngineError> {
-        self.inner.members.wish(MembersWish::Remove { id }).await
+        self.inner.wish(MembersWish::Remove { id }).await
     }
 
     async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<(), EngineError> {
-        self.inner.members.wish(MembersWish::Transfer { to }).await
+        self.inner.wish(MembersWish::Transfer { to }).await
     }
 
     fn readiness(&self) -> Readiness {

@@ -7,11 +7,13 @@
 //! Only a licensed leader proposes (PROTOCOL B1), and orders go out only for what is committed and applied in its own term.
 
 mod feed;
+mod forward;
 mod handle;
 mod link;
 mod machine;
 mod members;
 mod outputs;
+mod peers;
 mod queue;
 mod recorder;
 mod run_loop;
@@ -20,4 +22,5 @@ mod soft;
 
 pub use handle::EngineHandle;
 pub use machine::{Machine, Shared};
+pub use peers::{NobodyElse, Peers};
 pub use run_loop::{EngineConfig, start};

@@ -6,6 +6,7 @@ use tarpc::server::{BaseChannel, Channel};
 
 use crate::clock;
 use crate::engine::api::EngineError;
+use crate::engine::leases::LEASE_OVER_MS;
 use crate::ledger::{Closing, Command, Reply};
 use crate::model::{RunState, SessionId, limits};
 use crate::rpc::codec::transport;
@@ -102,21 +103,17 @@ impl EngineHandle {
     fn check_rival(&self, request: &OpenSession) -> Result<(), Refusal> {
         let ledger = self.inner.shared.ledger();
         let rivals = ledger.sessions().filter(|session| session.worker == request.worker && session.data_dir != request.data_dir);
-        let margin_ms = limits::SESSION_LEASE_MS + limits::HEARTBEAT_MS;
-        for rival in rivals {
-            let silence_ms = self.inner.soft.silence_ms(rival.id, clock::boottime_ms() as i64).unwrap_or(0);
-            if silence_ms <= margin_ms {
-                let what = format!(
-                    "another worker named {} (data directory {}) may still run; it has been silent for {} s of {} s",
-                    request.worker,
-                    rival.data_dir,
-                    silence_ms / 1000,
-                    margin_ms / 1000
-                );
-                return Err(Refusal::Busy { what });
-            }
-        }
-        Ok(())
+        // The loop ends a session whose lease is surely out; until that is committed it may have one.
+        let Some(rival) = rivals.min_by_key(|session| session.id) else { return Ok(()) };
+        let silence_ms = self.inner.soft.silence_ms(rival.id, clock::boottime_ms() as i64).unwrap_or(0);
+        let what = format!(
+            "another worker named {} (data directory {}) may still run; it has been silent for {} s of {} s",
+            request.worker,
+            rival.data_dir,
+            silence_ms / 1000,
+            LEASE_OVER_MS / 1000
+        );
+        Err(Refusal::Busy { what })
     }
 
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<Grant, Refusal> {
@@ -133,9 +130,16 @@ impl EngineHandle {
 
     /// A lease, once a quorum has confirmed that this node still leads (PROTOCOL C3). The heartbeat counts whoever leads.
     async fn grant(&self, session: SessionId, heartbeat: Heartbeat) -> Result<Grant, Refusal> {
-        self.inner.soft.seen(session, clock::wall_now(), clock::boottime_ms() as i64, Some(heartbeat));
+        let is_over = || Refusal::OtherSession { ours: None, given: session };
+        if !self.inner.soft.seen(session, clock::wall_now(), clock::boottime_ms() as i64, heartbeat) {
+            // Only a leader ends sessions, and it ends this one.
+            return Err(if self.inner.is_licensed() { is_over() } else { self.not_leader() });
+        }
         let confirmed = self.inner.consensus.confirm_leader().await.map_err(|_| self.not_leader())?;
         let Some(term) = confirmed.leader_term.filter(|_| self.inner.is_licensed()) else { return Err(self.not_leader()) };
+        if self.inner.shared.ledger().session(session).is_none() {
+            return Err(is_over()); // it was ended meanwhile
+        }
         Ok(Grant {
             term,
             now: clock::wall_now(),
@@ -147,11 +151,14 @@ impl EngineHandle {
 
     async fn report(&self, report: Report) -> Result<ReportAck, Refusal> {
         self.check_cluster(report.cluster)?;
-        if !self.inner.is_licensed() {
+        let is_licensed = self.inner.is_licensed();
+        if !is_licensed && report.runs.iter().any(|run| matches!(run.event, RunEvent::Ended { .. })) {
             return Err(self.not_leader());
         }
         if self.inner.shared.ledger().session(report.session).is_none() {
-            return Err(Refusal::OtherSession { ours: None, given: report.session });
+            // A follower may not have heard of the session yet.
+            let what = format!("session {} is not known here yet", report.session);
+            return Err(if is_licensed { Refusal::OtherSession { ours: None, given: report.session } } else { Refusal::Busy { what } });
         }
         let mut closing = Vec::new();
         for RunReport { run, epoch, event } in report.runs {
@@ -174,34 +181,36 @@ impl EngineHandle {
         let Some(Reply::Closed(closed_at)) = applied.replies.into_iter().next() else {
             return Err(Refusal::Failed("the ends were not applied".into()));
         };
-        for (end, _) in ends.iter().zip(&closed_at).filter(|(_, index)| **index == 0) {
-            self.correct(end).await?;
+        let mut acknowledged: Vec<Option<u64>> = closed_at.into_iter().map(Some).collect();
+        for (end, index) in ends.iter().zip(&mut acknowledged).filter(|(_, index)| **index == Some(0)) {
+            *index = self.correct(end).await?;
         }
-        Ok(ReportAck { term: applied.term, closed_at })
+        Ok(ReportAck { term: applied.term, closed_at: acknowledged })
     }
 
-    /// The ledger has forgotten this run. If it was recorded as lost, its true outcome is entered (PROTOCOL F3).
-    async fn correct(&self, end: &Closing) -> Result<(), Refusal> {
+    /// The ledger has forgotten this run. If it was recorded as lost, its true outcome is entered (PROTOCOL F3). Answers as `ReportAck` does.
+    async fn correct(&self, end: &Closing) -> Result<Option<u64>, Refusal> {
         if end.outcome.state == RunState::Lost {
             self.inner.soft.forget([end.run]);
-            return Ok(());
+            return Ok(Some(0));
         }
-        let stored = self.inner.store.run(end.run).await.map_err(|error| Refusal::Busy { what: error.to_string() })?;
-        match stored.filter(|run| run.state == RunState::Lost) {
-            None => self.inner.soft.forget([end.run]),
-            Some(mut run) => {
-                run.close(&end.outcome);
-                let command = Command::Correct { at: clock::wall_now(), run: Box::new(run) };
-                self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
-            }
-        }
-        Ok(())
+        // While the store is away nobody knows; the other ends of the report are not held up by that.
+        let Ok(stored) = self.inner.store.run(end.run).await else { return Ok(None) };
+        let Some(mut run) = stored.filter(|run| run.state == RunState::Lost) else {
+            self.inner.soft.forget([end.run]);
+            return Ok(Some(0));
+        };
+        run.close(&end.outcome);
+        let command = Command::Correct { at: clock::wall_now(), run: Box::new(run) };
+        let applied = self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
+        Ok(Some(applied.index))
     }
 
-    fn refusal(&self, error: EngineError) -> Refusal {
+    pub(super) fn refusal(&self, error: EngineError) -> Refusal {
         match error {
             EngineError::NoLeader(_) => self.not_leader(),
             EngineError::Busy(what) => Refusal::Busy { what },
+            EngineError::Conflict(why) => Refusal::Conflict(why),
             other => Refusal::Failed(other.to_string()),
         }
     }

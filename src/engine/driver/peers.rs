@@ -1,0 +1,101 @@
+//! The other controllers, as this one's engine sees them: who is there, what their clocks say, and the leader, to whom requests are passed
+//! on that only a leader can bring into the ledger.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::clock;
+use crate::model::NodeId;
+use crate::rpc::peer::{MembersWish, Proposed, Pulse};
+use crate::rpc::wire::Refusal;
+use crate::shutdown::Shutdown;
+
+use super::handle::Inner;
+
+/// How often each peer is asked for its pulse.
+const PULSE_EVERY: Duration = Duration::from_secs(1);
+/// An answer that takes longer doesn't count.
+const PULSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// A peer whose last pulse is older is not reachable.
+const PULSE_FRESH_MS: i64 = 3_000;
+
+/// Connections to the other controllers.
+#[async_trait]
+pub trait Peers: Send + Sync + 'static {
+    async fn propose(&self, to: NodeId, commands: Vec<u8>) -> io::Result<Result<Proposed, Refusal>>;
+    async fn change_members(&self, to: NodeId, wish: MembersWish) -> io::Result<Result<(), Refusal>>;
+    async fn pulse(&self, of: NodeId) -> io::Result<Pulse>;
+}
+
+/// A cluster of one.
+pub struct NobodyElse;
+
+fn nobody<T>() -> io::Result<T> {
+    Err(io::Error::new(io::ErrorKind::NotFound, "there is no other controller"))
+}
+
+#[async_trait]
+impl Peers for NobodyElse {
+    async fn propose(&self, _: NodeId, _: Vec<u8>) -> io::Result<Result<Proposed, Refusal>> {
+        nobody()
+    }
+    async fn change_members(&self, _: NodeId, _: MembersWish) -> io::Result<Result<(), Refusal>> {
+        nobody()
+    }
+    async fn pulse(&self, _: NodeId) -> io::Result<Pulse> {
+        nobody()
+    }
+}
+
+/// What was last heard of each other controller.
+#[derive(Default)]
+pub struct Pulses {
+    heard: Mutex<HashMap<NodeId, Heard>>,
+}
+
+#[derive(Clone, Copy)]
+pub struct Heard {
+    pub at_boot_ms: i64,
+    pub applied: u64,
+}
+
+impl Pulses {
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, Heard>> {
+        // No code that can panic runs under this lock.
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// None: it was not heard lately.
+    pub fn of(&self, id: NodeId, now_boot_ms: i64) -> Option<Heard> {
+        self.lock().get(&id).copied().filter(|heard| now_boot_ms - heard.at_boot_ms <= PULSE_FRESH_MS)
+    }
+}
+
+/// Asks all other members for their pulse, again and again.
+pub async fn run(inner: Arc<Inner>, shutdown: Shutdown) {
+    while !shutdown.is_requested() {
+        let status = inner.shared.status();
+        let others: Vec<NodeId> = status.members.iter().map(|member| member.id).filter(|id| *id != status.node_id).collect();
+        inner.pulses.lock().retain(|id, _| others.contains(id));
+        let asked = others.into_iter().map(|id| ask(&inner, id));
+        futures::future::join_all(asked).await;
+        tokio::select! {
+            () = tokio::time::sleep(PULSE_EVERY) => {}
+            () = shutdown.requested() => {}
+        }
+    }
+}
+
+/// What it says of its clock is as of half-way (PROTOCOL H2).
+async fn ask(inner: &Inner, of: NodeId) {
+    let (sent_ms, sent_at) = (clock::boottime_ms() as i64, clock::wall_now());
+    let Ok(Ok(pulse)) = tokio::time::timeout(PULSE_TIMEOUT, inner.peers.pulse(of)).await else { return };
+    let now_boot_ms = clock::boottime_ms() as i64;
+    inner.pulses.lock().insert(of, Heard { at_boot_ms: now_boot_ms, applied: pulse.applied });
+    let rtt_ms = now_boot_ms - sent_ms;
+    inner.soft.sample_clock(of, pulse.now.since(sent_at) - rtt_ms / 2, rtt_ms, now_boot_ms);
+}

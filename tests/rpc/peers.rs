@@ -1,0 +1,1 @@
+//! Consensus over real connections on loopback.
