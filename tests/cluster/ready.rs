@@ -24,8 +24,11 @@ fn a_controller_is_ready_when_it_can_do_its_part_and_says_why_when_it_cannot() {
     cluster.controller(1).start();
     wait_unready(&cluster, 1, "leader");
     assert_eq!(cluster.api_of(1).get("/healthz").status, 200, "it lives");
-    cluster.controller(2).start();
-    for id in [1, 2] {
+    // A cluster is founded when all who found it are there.
+    for id in [2, 3] {
+        cluster.controller(id).start();
+    }
+    for id in 1..=3 {
         let reasons = wait_unready(&cluster, id, "worker");
         assert!(reasons["store"].is_null(), "{reasons}");
     }
@@ -33,14 +36,16 @@ fn a_controller_is_ready_when_it_can_do_its_part_and_says_why_when_it_cannot() {
     cluster.wait_ready();
 
     cluster.postgres.stop();
-    for id in [1, 2] {
+    for id in 1..=3 {
         wait_unready(&cluster, id, "store");
     }
     cluster.postgres.start_again();
     cluster.wait_ready();
 
     let job = cluster.api().create_manual("asked", "true");
-    cluster.controller(2).kill();
+    for id in [2, 3] {
+        cluster.controller(id).kill();
+    }
     wait_unready(&cluster, 1, "leader");
     let refused = cluster.api_of(1).call("POST", &format!("/jobs/{}/run", job["id"]), &[("idempotency-key", "k")], None);
     assert!(refused.header("retry-after").is_some(), "{}", refused.text);
