@@ -29,28 +29,46 @@ pub async fn run(inner: Arc<Inner>, shutdown: Shutdown) {
     // Changes up to here were in the store before this ledger was founded: they take effect now (PROTOCOL A5).
     let mut import_up_to = None;
     while !shutdown.is_requested() {
-        let wait = if inner.is_licensed() {
-            signal.mark_unchanged();
-            match bring(&inner, &mut import_up_to).await {
-                Ok(true) => continue,
-                Ok(false) => {
-                    inner.soft.set_feed_has_looked();
-                    POLL
-                }
-                Err(error) => {
-                    log::debug!("the feed waits: {error}");
-                    inner.soft.set_feed_has_looked();
-                    AGAIN
-                }
+        if !inner.is_licensed() {
+            tokio::select! {
+                () = until_licensed(&inner) => {}
+                () = watch_store(&inner) => {}
+                () = shutdown.requested() => {}
             }
-        } else {
-            LICENCE_POLL
+            continue;
+        }
+        signal.mark_unchanged();
+        let wait = match bring(&inner, &mut import_up_to).await {
+            Ok(true) => continue,
+            Ok(false) => {
+                inner.soft.set_feed_has_looked();
+                POLL
+            }
+            Err(error) => {
+                log::debug!("the feed waits: {error}");
+                inner.soft.set_feed_has_looked();
+                AGAIN
+            }
         };
         tokio::select! {
             _ = signal.changed(), if wait == POLL => {}
             () = tokio::time::sleep(wait) => {}
             () = shutdown.requested() => {}
         }
+    }
+}
+
+async fn until_licensed(inner: &Inner) {
+    while !inner.is_licensed() {
+        tokio::time::sleep(LICENCE_POLL).await;
+    }
+}
+
+/// A follower has no changes to bring, but it serves what the store has, and `/readyz` says whether it can. Goes on for ever.
+async fn watch_store(inner: &Inner) {
+    loop {
+        let wait = if note(inner, inner.store.change_seq().await).is_ok() { POLL } else { AGAIN };
+        tokio::time::sleep(wait).await;
     }
 }
 
