@@ -3,7 +3,7 @@
 #[allow(dead_code, reason = "shared with the tests of the server")]
 #[path = "../support/api.rs"]
 mod api;
-#[allow(dead_code, reason = "shared with the tests of the server")]
+#[allow(dead_code, unused_imports, reason = "shared with the tests of the server")]
 #[path = "../standalone/server.rs"]
 mod server;
 mod shell;
