@@ -380,13 +380,13 @@ fn a_run_that_may_be_tried_again_elsewhere_ends_with_the_lease_and_is_lost_howev
     runs.exited(at(15 * SECOND), 2, Exit::Signal(15), UnixMs(1));
     runs.captured(2, captured());
     runs.group_gone(at(15 * SECOND), 2);
-    assert!(transcript(&mut runs).ends_with("report 2 lost"));
+    assert_eq!(transcript(&mut runs), "journal ended 2\nreport 2 lost worker_lost");
     runs.tick(at(15 * SECOND));
     assert_eq!(transcript(&mut runs), "stop #1 grace 10000 LeaseOver\nsession over", "and the third goes on");
     runs.exited(at(15 * SECOND), 1, Exit::Code(0), UnixMs(1));
     runs.captured(1, captured());
     runs.group_gone(at(15 * SECOND), 1);
-    assert!(transcript(&mut runs).ends_with("report 1 lost"));
+    assert!(transcript(&mut runs).ends_with("report 1 lost worker_lost"));
 }
 
 #[test]
