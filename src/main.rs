@@ -1,5 +1,6 @@
 //! The program: whoever it is asked to be, its log, its exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use chrono_flow::{agent::guardian, cli, client, config::Config, controller, standalone, telemetry, worker};
@@ -47,7 +48,8 @@ fn migrate(database: cli::DatabaseFlags, password: Option<String>) -> ExitCode {
     let migrated = database.config(password).map_err(anyhow::Error::msg).and_then(|database| controller::migrate(&database));
     match migrated {
         Ok(done) => {
-            println!("{done}");
+            // A reader that has gone away is no failure of what was done.
+            let _ = writeln!(std::io::stdout(), "{done}");
             ExitCode::SUCCESS
         }
         Err(error) => {

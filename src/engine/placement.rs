@@ -57,8 +57,11 @@ mod tests {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
-    fn fleet(workers: &[(u64, u32, bool, &[(&str, &str)])]) -> Fleet {
-        let health = |(id, slots, takes_work, pairs): &(u64, u32, bool, &[(&str, &str)])| {
+    /// Session, slots, whether it takes work, labels.
+    type Worker<'a> = (u64, u32, bool, &'a [(&'a str, &'a str)]);
+
+    fn fleet(workers: &[Worker]) -> Fleet {
+        let health = |(id, slots, takes_work, pairs): &Worker| {
             let session = Session {
                 id: SessionId(*id),
                 worker: WorkerId(format!("w{id}")),

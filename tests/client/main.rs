@@ -1,12 +1,15 @@
 //! The client commands: the real program against the real server, as people and scripts use them.
 
 #[allow(dead_code, reason = "shared with the tests of the server")]
-#[path = "../standalone/api.rs"]
+#[path = "../support/api.rs"]
 mod api;
-#[allow(dead_code, reason = "shared with the tests of the server")]
+#[allow(dead_code, unused_imports, reason = "shared with the tests of the server")]
 #[path = "../standalone/server.rs"]
 mod server;
 mod shell;
+#[allow(dead_code, reason = "shared with the tests of the server")]
+#[path = "../support/wait.rs"]
+mod wait;
 
 mod docs;
 mod jobs;

@@ -51,7 +51,6 @@ impl Runs {
         if let Some(trouble) = self.trouble() {
             return StageResult::Declined(trouble.to_string());
         }
-        log::debug!("staged run {} of job {}, starts in {} ms", stage.run, stage.job_name, stage.in_ms);
         self.drop_waiting(stage.run);
         self.tombstones.remove(stage.run);
         let start_at_us = start_at_us(now, &stage);

@@ -363,6 +363,33 @@ fn a_lapsed_lease_drops_what_has_not_started_first_and_the_next_session_adopts_w
 }
 
 #[test]
+fn a_run_that_may_be_tried_again_elsewhere_ends_with_the_lease_and_is_lost_however_it_was_ended() {
+    let bound = |n| {
+        let mut stage = stage(n, 1, 0);
+        stage.task.ends_with_lease = true;
+        stage
+    };
+    let mut runs = table(3);
+    accept(&mut runs, at(0), vec![bound(1), bound(2), stage(3, 1, 0)]);
+    runs.tick(at(0));
+    for token in 1..=3 {
+        runs.spawned(at(0), token, 100, 1, UnixMs(0));
+    }
+    runs.take_actions();
+    // This process was held up, and the guardian, which has a clock of its own, was quicker.
+    runs.exited(at(15 * SECOND), 2, Exit::Signal(15), UnixMs(1));
+    runs.captured(2, captured());
+    runs.group_gone(at(15 * SECOND), 2);
+    assert_eq!(transcript(&mut runs), "journal ended 2\nreport 2 lost worker_lost");
+    runs.tick(at(15 * SECOND));
+    assert_eq!(transcript(&mut runs), "stop #1 grace 10000 LeaseOver\nsession over", "and the third goes on");
+    runs.exited(at(15 * SECOND), 1, Exit::Code(0), UnixMs(1));
+    runs.captured(1, captured());
+    runs.group_gone(at(15 * SECOND), 1);
+    assert!(transcript(&mut runs).ends_with("report 1 lost worker_lost"));
+}
+
+#[test]
 fn a_drain_starts_nothing_and_stops_what_runs_when_its_time_is_over() {
     let mut runs = table(2);
     accept(&mut runs, at(0), vec![stage(1, 1, 0), stage(2, 1, 0), stage(3, 1, 1)]);

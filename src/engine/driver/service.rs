@@ -188,7 +188,8 @@ impl EngineHandle {
         Ok(ReportAck { term: applied.term, closed_at: acknowledged })
     }
 
-    /// The ledger has forgotten this run. If it was recorded as lost, its true outcome is entered (PROTOCOL F3). Answers as `ReportAck` does.
+    /// The ledger has forgotten this run. If it was recorded as lost, its true outcome is entered (PROTOCOL F3). Answers as `ReportAck`
+    /// does.
     async fn correct(&self, end: &Closing) -> Result<Option<u64>, Refusal> {
         if end.outcome.state == RunState::Lost {
             self.inner.soft.forget([end.run]);
