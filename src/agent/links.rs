@@ -1,8 +1,8 @@
 //! The agent's connections to the controllers, one each, kept open: a broken one is dialled again after a short while.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use tarpc::client::{NewClient, RpcError};
@@ -19,6 +19,10 @@ use crate::rpc::wire::Refusal;
 /// A connection that lived so long was a good one: the next attempt comes soon.
 const GOOD_CONNECTION: Duration = Duration::from_secs(1);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Controllers that a worker keeps connections to, at most.
+const LINKS_MAX: usize = 32;
+/// A worker without a grant for so long follows a word of where the leader is: longer than a heartbeat, and well within the permit.
+const REFER_AFTER_MS: u64 = 1_500;
 
 /// Why a call brought no result.
 #[derive(Debug, thiserror::Error)]
@@ -31,10 +35,18 @@ pub enum Missed {
     Refused(Refusal),
 }
 
+/// The links, those first that the worker was started with. One is added for a leader that it was not told of.
 pub struct Links {
-    all: Vec<Link>,
+    all: RwLock<Vec<Arc<Link>>>,
     /// Which of them is thought to lead.
     leader: AtomicUsize,
+    /// When a leader last granted something, on a clock of milliseconds.
+    granted_ms: AtomicU64,
+    started: Instant,
+    /// How many there are, for those who work on each.
+    count: watch::Sender<usize>,
+    dial: Arc<dyn Dial>,
+    shutdown: CancellationToken,
 }
 
 pub struct Link {
@@ -52,36 +64,75 @@ struct Connected {
 impl Links {
     /// Starts a task for each controller, which ends with `shutdown`. There must be at least one address.
     pub fn start(controllers: Vec<String>, dial: Arc<dyn Dial>, shutdown: &CancellationToken) -> Arc<Links> {
-        let all: Vec<Link> = controllers.into_iter().map(|address| Link { address, connected: watch::Sender::new(None) }).collect();
-        let links = Arc::new(Links { all, leader: AtomicUsize::new(0) });
-        for index in 0..links.count() {
-            let (links, dial, shutdown) = (links.clone(), dial.clone(), shutdown.clone());
-            tokio::spawn(async move { shutdown.run_until_cancelled(links.all[index].keep_open(&*dial)).await });
+        let links = Links {
+            all: RwLock::default(),
+            leader: AtomicUsize::new(0),
+            granted_ms: AtomicU64::new(0),
+            started: Instant::now(),
+            count: watch::Sender::new(0),
+            dial,
+            shutdown: shutdown.clone(),
+        };
+        controllers.into_iter().for_each(|address| links.add(address));
+        Arc::new(links)
+    }
+
+    fn add(&self, address: String) {
+        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= LINKS_MAX || all.iter().any(|link| link.address == address) {
+            return;
         }
-        links
+        let link = Arc::new(Link { address, connected: watch::Sender::new(None) });
+        all.push(link.clone());
+        let (dial, shutdown) = (self.dial.clone(), self.shutdown.clone());
+        tokio::spawn(async move { shutdown.run_until_cancelled(link.keep_open(&*dial)).await });
+        self.count.send_replace(all.len());
     }
 
-    pub fn count(&self) -> usize {
-        self.all.len()
+    /// A controller says that the leader is at `address`. If no leader has granted anything for a while, it is one that this worker was
+    /// not told of: a member that was added to the cluster later.
+    pub fn refer(&self, address: &str) {
+        let silent_ms = self.now_ms().saturating_sub(self.granted_ms.load(Ordering::Relaxed));
+        let is_known = self.read().iter().any(|link| link.address == address);
+        if silent_ms >= REFER_AFTER_MS && !is_known {
+            log::info!("the leader is at {address}, of which this worker was not told");
+            self.add(address.to_owned());
+        }
     }
 
-    pub fn get(&self, index: usize) -> &Link {
-        &self.all[index]
+    /// How many there are; it grows.
+    pub fn count(&self) -> watch::Receiver<usize> {
+        self.count.subscribe()
+    }
+
+    pub fn get(&self, index: usize) -> Arc<Link> {
+        self.read()[index].clone()
     }
 
     /// The controller that is thought to lead.
-    pub fn leader(&self) -> &Link {
-        &self.all[self.leader.load(Ordering::Relaxed)]
+    pub fn leader(&self) -> Arc<Link> {
+        self.get(self.leader.load(Ordering::Relaxed))
     }
 
+    /// It has granted something.
     pub fn set_leader(&self, index: usize) {
         self.leader.store(index, Ordering::Relaxed);
+        self.granted_ms.store(self.now_ms(), Ordering::Relaxed);
     }
 
     /// The one that was thought to lead does not.
     pub fn try_another_leader(&self) {
-        let next = (self.leader.load(Ordering::Relaxed) + 1) % self.all.len();
+        let next = (self.leader.load(Ordering::Relaxed) + 1) % self.read().len();
         self.leader.store(next, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Vec<Arc<Link>>> {
+        // No code that can panic runs while it is written.
+        self.all.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 

@@ -46,7 +46,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::WorkerId;
@@ -85,6 +85,9 @@ const DRAIN_MARGIN_MS: u64 = 3_000;
 const DRAIN_REPORTS_MS: u64 = 5_000;
 /// How long a stop waits for the driver, whose guardian kills what still runs.
 const STOP_WAIT: Duration = Duration::from_secs(15);
+
+/// Heartbeats, and news of starts.
+const TASKS_PER_LINK: usize = 2;
 
 /// What an agent is started with.
 #[derive(Clone, Debug)]
@@ -161,10 +164,7 @@ impl Agent {
         };
         until_shutdown(Box::pin(session::run(shared.clone())));
         until_shutdown(Box::pin(reports::run(shared.clone(), outbox.clone())));
-        for index in 0..shared.links.count() {
-            until_shutdown(Box::pin(reports::tell_starts(shared.clone(), outbox.clone(), index)));
-            until_shutdown(Box::pin(session::heartbeats(shared.clone(), index)));
-        }
+        until_shutdown(Box::pin(attend_links(shared.clone(), outbox)));
         let thread = Some(thread);
         Ok(Agent { shared, drain_ms: config.drain_ms, connections: Connections::default(), shutdown, fatal, thread })
     }
@@ -229,6 +229,22 @@ impl Agent {
             log::warn!("the agent's thread does not end");
         } else if tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
             log::warn!("the agent's thread could not be joined");
+        }
+    }
+}
+
+/// Heartbeats and news for each controller, and for each that turns up later.
+async fn attend_links(shared: Arc<Shared>, outbox: Arc<Outbox>) {
+    let mut tasks = JoinSet::new();
+    let mut count = shared.links.count();
+    loop {
+        let known = *count.borrow_and_update();
+        for index in tasks.len() / TASKS_PER_LINK..known {
+            tasks.spawn(session::heartbeats(shared.clone(), index));
+            tasks.spawn(reports::tell_starts(shared.clone(), outbox.clone(), index));
+        }
+        if count.changed().await.is_err() {
+            return;
         }
     }
 }

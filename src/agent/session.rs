@@ -122,6 +122,9 @@ async fn open(shared: &Shared) -> bool {
                     said = text;
                 }
                 attempts += 1;
+                if let Missed::Refused(Refusal::NotLeader { address: Some(leader), .. }) = &missed {
+                    shared.links.refer(leader);
+                }
                 shared.links.try_another_leader();
             }
         }
@@ -167,6 +170,7 @@ pub(super) async fn heartbeats(shared: Arc<Shared>, index: usize) {
                 }
             }
             Err(Missed::Refused(Refusal::OtherSession { .. })) => shared.session_over(session).await,
+            Err(Missed::Refused(Refusal::NotLeader { address: Some(leader), .. })) => shared.links.refer(&leader),
             Err(Missed::Refused(Refusal::NotLeader { .. }) | Missed::NotConnected) => {}
             Err(missed) => log::debug!("a heartbeat to {} was not granted: {missed}", link.address),
         }

@@ -43,8 +43,9 @@ pub enum Refusal {
     OldTerm { seen: u64, given: u64 },
     #[error("session {given} is not open here (ours: {ours:?})")]
     OtherSession { ours: Option<SessionId>, given: SessionId },
-    #[error("not the leader (the leader is {leader:?})")]
-    NotLeader { leader: Option<NodeId> },
+    /// `address`: where the leader is, for who doesn't know it.
+    #[error("not the leader ({})", known_leader(leader, address))]
+    NotLeader { leader: Option<NodeId>, address: Option<String> },
     /// May be repeated soon. Also a worker's answer to an order for a session that is being opened: the leader has applied it, and its
     /// answer has not arrived there yet.
     #[error("too busy: {what}")]
@@ -56,6 +57,14 @@ pub enum Refusal {
     /// It can't be done as things are.
     #[error("{0}")]
     Conflict(String),
+}
+
+fn known_leader(leader: &Option<NodeId>, address: &Option<String>) -> String {
+    match (leader, address) {
+        (None, _) => "none is known".into(),
+        (Some(leader), None) => format!("node {leader} leads"),
+        (Some(leader), Some(address)) => format!("node {leader} at {address} leads"),
+    }
 }
 
 /// The service of a worker.

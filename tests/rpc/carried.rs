@@ -53,10 +53,10 @@ struct NoEngine;
 #[async_trait]
 impl PeerRequests for NoEngine {
     async fn propose(&self, _: Vec<u8>) -> Result<Proposed, Refusal> {
-        Err(Refusal::NotLeader { leader: None })
+        Err(Refusal::NotLeader { leader: None, address: None })
     }
     async fn change_members(&self, _: MembersWish) -> Result<(), Refusal> {
-        Err(Refusal::NotLeader { leader: None })
+        Err(Refusal::NotLeader { leader: None, address: None })
     }
     fn pulse(&self) -> Pulse {
         Pulse { now: UnixMs(0), applied: 0 }

@@ -65,7 +65,7 @@ impl PeerRequests for Engine {
     async fn propose(&self, commands: Vec<u8>) -> Result<Proposed, Refusal> {
         match self.0.propose(commands).await {
             Ok(Applied { index, term, outcome }) => Ok(Proposed { index, term, replies: ByteBuf::from(outcome.to_le_bytes()) }),
-            Err(ProposeError::NotLeader { leader }) => Err(Refusal::NotLeader { leader }),
+            Err(ProposeError::NotLeader { leader }) => Err(Refusal::NotLeader { leader, address: None }),
             Err(error) => Err(Refusal::Failed(error.to_string())),
         }
     }

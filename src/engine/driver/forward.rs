@@ -94,7 +94,7 @@ impl EngineHandle {
             return Err(Refusal::Failed("a controller passes on manual runs and cancellations only".into()));
         }
         if !self.inner.is_licensed() {
-            return Err(Refusal::NotLeader { leader: self.inner.shared.status().leader });
+            return Err(self.not_leader());
         }
         let applied = self.inner.proposer.propose(commands).await.map_err(|error| self.refusal(error))?;
         let replies = postcard::to_stdvec(&applied.replies).map_err(|error| Refusal::Failed(error.to_string()))?;
@@ -103,7 +103,7 @@ impl EngineHandle {
 
     pub async fn change_members_for_peer(&self, wish: MembersWish) -> Result<(), Refusal> {
         if !self.inner.shared.status().is_leader() {
-            return Err(Refusal::NotLeader { leader: self.inner.shared.status().leader });
+            return Err(self.not_leader());
         }
         self.inner.members.wish(wish).await.map_err(|error| self.refusal(error))
     }

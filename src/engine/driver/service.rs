@@ -49,8 +49,12 @@ impl EngineHandle {
         if ours == theirs { Ok(()) } else { Err(Refusal::OtherCluster { ours, theirs }) }
     }
 
-    fn not_leader(&self) -> Refusal {
-        Refusal::NotLeader { leader: self.inner.shared.status().leader }
+    pub(super) fn not_leader(&self) -> Refusal {
+        let status = self.inner.shared.status();
+        // A node that is still said to lead, and does not, is nobody to be referred to.
+        let leader = status.leader.filter(|leader| *leader != status.node_id);
+        let member = status.members.into_iter().find(|member| Some(member.id) == leader);
+        Refusal::NotLeader { leader, address: member.map(|member| member.address) }
     }
 
     async fn open_session(&self, request: OpenSession) -> Result<SessionOpened, Refusal> {
