@@ -266,7 +266,8 @@ impl Drop for Cluster {
     }
 }
 
-/// A loopback address that no other process uses, and ports below those that the system gives out: a port stays free while its owner is dead.
+/// A loopback address that no other process uses, and ports below those that the system gives out: a port stays free while its owner is
+/// dead.
 fn unshared_address() -> (String, u16) {
     static CLUSTERS: AtomicU16 = AtomicU16::new(0);
     let pid = std::process::id();

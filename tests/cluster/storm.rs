@@ -123,9 +123,9 @@ impl Storm {
         }
     }
 
-    /// A change of a job, where somebody can take it.
+    /// A change of a job, where somebody can take it, and every worker can be asked to give back what it holds: that is waited for.
     fn change(&mut self, work: &mut Work) {
-        let is_in_the_way = |fault: &Fault| !matches!(fault, Fault::ControllerGone(_) | Fault::ControllerFrozen(_) | Fault::WorkerGone(_));
+        let is_in_the_way = |fault: &Fault| !matches!(fault, Fault::ControllerGone(_) | Fault::ControllerFrozen(_));
         if self.faults.iter().any(|(_, fault)| is_in_the_way(fault)) {
             return;
         }
