@@ -87,7 +87,10 @@ impl PeerRequests for Engine {
 impl Group {
     /// Reserves addresses for members 1..=count; none of them listens yet.
     pub async fn new(count: NodeId) -> Group {
-        let reserve = |_| std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        // An address of this process alone: no connection of another test can take a port in the moment before it is listened on.
+        let pid = std::process::id();
+        let own = format!("127.{}.{}.{}:0", 1 + (pid >> 16) % 250, (pid >> 8) % 256, 1 + pid % 250);
+        let reserve = |_| std::net::TcpListener::bind(&own).unwrap();
         let reserved: Vec<_> = (0..count).map(reserve).collect();
         let listening: Addresses = (1..).zip(&reserved).map(|(id, listener)| (id, listener.local_addr().unwrap().to_string())).collect();
         drop(reserved);
