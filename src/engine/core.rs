@@ -50,9 +50,13 @@ pub struct Core {
 
 impl Core {
     pub fn new(settings: Settings, ledger: &Ledger) -> Core {
+        Core::with_timers(settings, Timers::new(ledger), ledger)
+    }
+
+    fn with_timers(settings: Settings, timers: Timers, ledger: &Ledger) -> Core {
         let mut core = Core {
             settings,
-            timers: Timers::new(ledger),
+            timers,
             rulings: BTreeSet::new(),
             rulings_at: BTreeSet::new(),
             unassigned: BTreeSet::new(),
@@ -74,6 +78,13 @@ impl Core {
     pub fn rebuild(&mut self, ledger: &Ledger) {
         *self = Core::new(self.settings, &Ledger::default());
         *self = Core::new(self.settings, ledger);
+    }
+
+    /// This node begins to lead, or has stopped: nobody was told anything, and nothing is planned. What follows from the ledger alone is warm
+    /// on every controller and stays, so that taking over costs what is due, not what exists.
+    pub fn take_over(&mut self, ledger: &Ledger) {
+        let timers = std::mem::take(&mut self.timers);
+        *self = Core::with_timers(self.settings, timers, ledger);
     }
 
     /// Renews the index after commands were applied.

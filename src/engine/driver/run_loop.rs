@@ -272,7 +272,7 @@ impl Driver {
         // Between two looks it can be lost and won again.
         let licence = self.status.first_own_applied.then_some(self.status.term);
         if licence != self.licence {
-            self.core.rebuild(&self.ledger);
+            self.core.take_over(&self.ledger);
             self.links.clear();
             self.soft.begin_licence(clock::boottime_ms() as i64);
             self.licensed_at = tokio::time::Instant::now();
