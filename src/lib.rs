@@ -4,15 +4,17 @@
 //!
 //! ```text
 //! main → cli · config · standalone                    wiring of a role
-//!      → http · engine::driver · agent · consensus · store · rpc
+//!      → client                                       the client commands: only the API's words, and schedules
+//!      → http · engine::driver · agent · peers · consensus · store · rpc
 //!      → ledger · engine::{core, timers, policy, placement} · schedule      pure
 //!      → model                                                              pure
 //! ```
 //!
-//! Only `engine::driver` joins store, consensus and rpc.
+//! Only `engine::driver` joins store, consensus and rpc; `peers` carries consensus over rpc.
 
 pub mod agent;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod consensus;
@@ -20,6 +22,7 @@ pub mod engine;
 pub mod http;
 pub mod ledger;
 pub mod model;
+pub mod peers;
 pub mod role;
 pub mod rpc;
 pub mod schedule;
@@ -27,3 +30,4 @@ pub mod shutdown;
 pub mod standalone;
 pub mod store;
 pub mod telemetry;
+pub mod tls;

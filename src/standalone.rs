@@ -31,6 +31,8 @@ use crate::store::sqlite::SqliteStore;
 
 const NODE: NodeId = 1;
 const WORKER: &str = "standalone";
+/// What the log calls the other side of the worker's connection.
+const CONTROLLER: &str = "the controller of this process";
 /// Bytes on their way between the two sides of an in-process connection, at most.
 const PIPE_BYTES: usize = 256 * 1024;
 /// How long what has ended may take to reach the store before the process ends; what does not is in the ledger, and comes later.
@@ -50,7 +52,8 @@ async fn serve(config: StandaloneConfig) -> Result<()> {
     let address = server.local_addr();
 
     let to_engine = Arc::new(ToEngine(watch::Sender::new(None)));
-    let agent = Arc::new(Agent::start(agent_config(&config)?, vec![to_engine.clone()]).await.context("the worker can't start")?);
+    let agent =
+        Arc::new(Agent::start(agent_config(&config)?, vec![CONTROLLER.into()], to_engine.clone()).await.context("the worker can't start")?);
     let store = Arc::new(SqliteStore::open(&data_dir.join("chrono-flow.sqlite")).context("the database can't be opened")?);
     let cluster = cluster_id(&*store, &data_dir.join("raft")).await?;
     store.bind_cluster(cluster).await?;
@@ -186,8 +189,8 @@ async fn recorded(engine: &EngineHandle) {
 struct ToEngine(watch::Sender<Option<EngineHandle>>);
 
 #[async_trait]
-impl agent::Dial for ToEngine {
-    async fn dial(&self) -> io::Result<Box<dyn agent::Io>> {
+impl Dial for ToEngine {
+    async fn dial(&self, _address: &str) -> io::Result<Connection> {
         // The worker starts before the engine does.
         let mut started = self.0.subscribe();
         let engine = started.wait_for(Option::is_some).await.ok().and_then(|engine| engine.clone());
@@ -195,10 +198,6 @@ impl agent::Dial for ToEngine {
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
         tokio::spawn(async move { engine.serve_worker(theirs).await });
         Ok(Box::new(ours))
-    }
-
-    fn name(&self) -> String {
-        "the controller of this process".into()
     }
 }
 

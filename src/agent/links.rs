@@ -5,56 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use tarpc::client::{NewClient, RpcError};
 use tarpc::context::{self, Context};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::rpc::ControllerClient;
 use crate::rpc::codec;
+pub use crate::rpc::link::Backoff;
+use crate::rpc::link::{Connection, Dial};
 use crate::rpc::wire::Refusal;
 
-/// Waits between attempts, the first and the longest.
-const BACKOFF_FIRST: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// A connection that lived so long was a good one: the next attempt comes soon.
 const GOOD_CONNECTION: Duration = Duration::from_secs(1);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A stream of bytes to a peer.
-pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
-
-/// How the agent reaches one controller: in a standalone process a pipe in memory, else TCP with a handshake.
-#[async_trait]
-pub trait Dial: Send + Sync {
-    /// A new connection.
-    async fn dial(&self) -> io::Result<Box<dyn Io>>;
-    /// The controller's name in the log.
-    fn name(&self) -> String;
-}
-
-/// Waits that double.
-pub struct Backoff(Duration);
-
-impl Default for Backoff {
-    fn default() -> Backoff {
-        Backoff(BACKOFF_FIRST)
-    }
-}
-
-impl Backoff {
-    pub async fn wait(&mut self) {
-        tokio::time::sleep(self.0).await;
-        self.0 = (self.0 * 2).min(BACKOFF_MAX);
-    }
-
-    pub fn reset(&mut self) {
-        *self = Backoff::default();
-    }
-}
 
 /// Why a call brought no result.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +38,8 @@ pub struct Links {
 }
 
 pub struct Link {
-    pub name: String,
+    /// Where the controller is; also its name in the log.
+    pub address: String,
     connected: watch::Sender<Option<Connected>>,
 }
 
@@ -85,12 +50,12 @@ struct Connected {
 }
 
 impl Links {
-    /// Starts a task for each controller, which ends with `shutdown`. There must be at least one.
-    pub fn start(controllers: Vec<Arc<dyn Dial>>, shutdown: &CancellationToken) -> Arc<Links> {
-        let all = controllers.iter().map(|dial| Link { name: dial.name(), connected: watch::Sender::new(None) }).collect();
+    /// Starts a task for each controller, which ends with `shutdown`. There must be at least one address.
+    pub fn start(controllers: Vec<String>, dial: Arc<dyn Dial>, shutdown: &CancellationToken) -> Arc<Links> {
+        let all: Vec<Link> = controllers.into_iter().map(|address| Link { address, connected: watch::Sender::new(None) }).collect();
         let links = Arc::new(Links { all, leader: AtomicUsize::new(0) });
-        for (index, dial) in controllers.into_iter().enumerate() {
-            let (links, shutdown) = (links.clone(), shutdown.clone());
+        for index in 0..links.count() {
+            let (links, dial, shutdown) = (links.clone(), dial.clone(), shutdown.clone());
             tokio::spawn(async move { shutdown.run_until_cancelled(links.all[index].keep_open(&*dial)).await });
         }
         links
@@ -125,10 +90,11 @@ impl Link {
         let mut backoff = Backoff::default();
         let mut is_said = false;
         loop {
-            match tokio::time::timeout(DIAL_TIMEOUT, dial.dial()).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            match tokio::time::timeout(DIAL_TIMEOUT, dial.dial(&self.address)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            {
                 Ok(io) => {
                     if std::mem::take(&mut is_said) {
-                        log::debug!("connected to {}", self.name);
+                        log::debug!("connected to {}", self.address);
                     }
                     let since = Instant::now();
                     self.converse(io).await;
@@ -138,22 +104,22 @@ impl Link {
                 }
                 Err(error) if !is_said => {
                     is_said = true;
-                    log::warn!("{} can't be reached, trying on: {error}", self.name);
+                    log::warn!("{} can't be reached, trying on: {error}", self.address);
                 }
-                Err(error) => log::debug!("{} can't be reached: {error}", self.name),
+                Err(error) => log::debug!("{} can't be reached: {error}", self.address),
             }
             backoff.wait().await;
         }
     }
 
     /// Serves one connection until it breaks or somebody gives it up.
-    async fn converse(&self, io: Box<dyn Io>) {
+    async fn converse(&self, io: Connection) {
         let NewClient { client, dispatch } = ControllerClient::new(tarpc::client::Config::default(), codec::transport(io));
         let hang_up = CancellationToken::new();
         self.connected.send_replace(Some(Connected { client, hang_up: hang_up.clone() }));
         match hang_up.run_until_cancelled(dispatch).await {
-            Some(Ok(())) | None => log::debug!("the connection to {} has ended", self.name),
-            Some(Err(error)) => log::debug!("the connection to {} broke: {error}", self.name),
+            Some(Ok(())) | None => log::debug!("the connection to {} has ended", self.address),
+            Some(Err(error)) => log::debug!("the connection to {} broke: {error}", self.address),
         }
         self.connected.send_replace(None);
     }

@@ -46,10 +46,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::WorkerId;
 use crate::model::limits::WORKER_SLOTS_MAX;
+use crate::rpc::link::{Dial, Io};
 use crate::rpc::wire::INLINE_OUTPUT_BYTES_MAX;
 
 use datadir::DataDir;
@@ -67,7 +69,6 @@ use spool::Spool;
 
 pub use driver::AgentStatus;
 pub use joblog::OUTPUT_TARGET;
-pub use links::{Dial, Io};
 
 /// Bytes of output that wait for the store, by default.
 pub const SPOOL_BYTES_MAX_DEFAULT: u64 = 1024 * 1024 * 1024;
@@ -115,10 +116,11 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Opens the data directory, waits for what an earlier life left to end, and begins to serve. Call it in a runtime.
+    /// Opens the data directory, waits for what an earlier life left to end, and begins to serve. `controllers` are addresses for `dial`.
+    /// Call it in a runtime.
     ///
     /// Errors: the directory is in use, can't be written, or is damaged; the guardian does not start; a setting is out of range.
-    pub async fn start(config: AgentConfig, controllers: Vec<Arc<dyn Dial>>) -> Result<Agent> {
+    pub async fn start(config: AgentConfig, controllers: Vec<String>, dial: Arc<dyn Dial>) -> Result<Agent> {
         ensure!(!controllers.is_empty(), "a worker needs at least one controller");
         ensure!((1..=WORKER_SLOTS_MAX).contains(&config.slots), "slots: from 1 to {WORKER_SLOTS_MAX}, not {}", config.slots);
         let data_dir = DataDir::open(&config.data_dir)?;
@@ -141,7 +143,7 @@ impl Agent {
         let journal_is_whole = is_ready.await.map_err(|_| anyhow!("the agent's thread has ended"))??;
 
         let shutdown = CancellationToken::new();
-        let links = Links::start(controllers, &shutdown);
+        let links = Links::start(controllers, dial, &shutdown);
         let shared = Arc::new(Shared {
             worker: config.worker,
             data_dir: data_dir_id,
@@ -169,9 +171,11 @@ impl Agent {
 
     /// Serves the worker's tarpc service on a connection that a controller has opened, until it ends. Orders over a connection count only
     /// until the leader uses a newer one. Call it in a runtime.
-    pub fn serve(&self, io: impl Io + 'static) {
+    ///
+    /// The task goes on whether or not somebody waits for it.
+    pub fn serve(&self, io: impl Io) -> JoinHandle<()> {
         let service = Service { commands: self.shared.commands.clone(), connection: self.connections.next() };
-        tokio::spawn(service::serve(io, service, self.shutdown.clone()));
+        tokio::spawn(service::serve(io, service, self.shutdown.clone()))
     }
 
     /// What the agent does now.

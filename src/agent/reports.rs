@@ -167,7 +167,7 @@ pub async fn tell_starts(shared: Arc<Shared>, outbox: Arc<Outbox>, index: usize)
                     backoff.reset();
                 }
                 Err(missed) => {
-                    log::debug!("{} was not told what runs: {missed}", link.name);
+                    log::debug!("{} was not told what runs: {missed}", link.address);
                     backoff.wait().await;
                     if !matches!(missed, Missed::Refused(_)) {
                         break;

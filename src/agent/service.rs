@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::driver::{Command, OutputSource, Reply};
-use super::links::Io;
 use super::output;
+use crate::rpc::link::Io;
 use crate::rpc::wire::{
     Cancel, HeldRun, OUTPUT_PAGE_BYTES_MAX, Order, OutputPage, ReadOutput, Refusal, RevokeAck, RunRef, Stage, StageAck,
 };
@@ -35,7 +35,7 @@ pub(super) struct Service {
 }
 
 /// Serves one connection until it ends, or the agent does.
-pub(super) async fn serve(io: impl Io + 'static, service: Service, shutdown: CancellationToken) {
+pub(super) async fn serve(io: impl Io, service: Service, shutdown: CancellationToken) {
     let channel = BaseChannel::with_defaults(codec::transport(io)).max_concurrent_requests(CALLS_MAX);
     let mut calls = std::pin::pin!(channel.execute(service.serve()));
     while let Some(Some(call)) = shutdown.run_until_cancelled(calls.next()).await {

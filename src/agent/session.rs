@@ -115,7 +115,7 @@ async fn open(shared: &Shared) -> bool {
         match leader.call(OPEN_DEADLINE, |client, context| async move { client.open_session(context, request).await }).await {
             Ok(opened) => return enter(shared, sent_us, opened).await,
             Err(missed) => {
-                let text = format!("{}: {missed}", leader.name);
+                let text = format!("{}: {missed}", leader.address);
                 let is_news = attempts >= ATTEMPTS_QUIET && !matches!(missed, Missed::NotConnected);
                 if is_news && (text != said || attempts % ATTEMPTS_BETWEEN_WARNINGS == 0) {
                     log::warn!("no session yet: {text}");
@@ -168,7 +168,7 @@ pub(super) async fn heartbeats(shared: Arc<Shared>, index: usize) {
             }
             Err(Missed::Refused(Refusal::OtherSession { .. })) => shared.session_over(session).await,
             Err(Missed::Refused(Refusal::NotLeader { .. }) | Missed::NotConnected) => {}
-            Err(missed) => log::debug!("a heartbeat to {} was not granted: {missed}", link.name),
+            Err(missed) => log::debug!("a heartbeat to {} was not granted: {missed}", link.address),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Which role takes which flag is decided in `settings`, not by clap: values from the environment would make clap's rules hit client
 //! commands too.
 
+pub mod client;
 mod settings;
 
 use std::path::PathBuf;
@@ -13,10 +14,36 @@ use clap::Parser;
 ///
 /// Without a role it is all in one process: API, scheduler, worker and an embedded database.
 #[derive(Parser, Debug)]
-#[command(name = "chrono-flow", version, about, max_term_width = 120)]
+#[command(name = "chrono-flow", version, about, max_term_width = 120, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     #[command(flatten)]
     pub flags: Flags,
+
+    /// These have parsers of their own (`client::ClientCli`, `MigrateCli`); here they are for the help.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(clap::Subcommand, Debug)]
+pub enum Command {
+    #[command(flatten)]
+    Client(client::ClientCommand),
+    #[command(flatten)]
+    Migrate(MigrateCommand),
+}
+
+/// What needs a database and no server.
+#[derive(Parser, Debug)]
+#[command(name = "chrono-flow", version, max_term_width = 120)]
+pub struct MigrateCli {
+    #[command(subcommand)]
+    pub command: MigrateCommand,
+}
+
+#[derive(clap::Subcommand, Debug)]
+pub enum MigrateCommand {
+    /// Brings the database's schema up to date, as the first controller would.
+    Migrate(DatabaseFlags),
 }
 
 #[derive(clap::Args, Debug, Default)]
@@ -69,17 +96,8 @@ pub struct Flags {
     #[arg(long, env = "CHRONO_FLOW_ELECTION_TIMEOUT_MS", value_name = "MS", help_heading = "Cluster")]
     election_timeout_ms: Option<u64>,
 
-    /// Controller: the PostgreSQL database: postgres://USER@HOST:PORT/NAME; several hosts are tried in turn.
-    #[arg(long, env = "CHRONO_FLOW_DATABASE_URL", hide_env_values = true, value_name = "URL", help_heading = "Database")]
-    database_url: Option<String>,
-
-    /// Controller: file with the database's password. (Or give it in CHRONO_FLOW_DATABASE_PASSWORD.)
-    #[arg(long, env = "CHRONO_FLOW_DATABASE_PASSWORD_FILE", value_name = "FILE", help_heading = "Database")]
-    database_password_file: Option<PathBuf>,
-
-    /// Controller: file with the certificates (PEM) that the database's certificate must lead to; turns TLS on.
-    #[arg(long, env = "CHRONO_FLOW_DATABASE_CA_FILE", value_name = "FILE", help_heading = "Database")]
-    database_ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    database: DatabaseFlags,
 
     /// Commands that run at once, at most; further ones wait their turn. [default: 64]
     #[arg(long, env = "CHRONO_FLOW_SLOTS", value_name = "N")]
@@ -112,6 +130,22 @@ pub struct Flags {
     /// Ended runs that are held while the database can't take them; at this many, launching stops. [default: 1000000]
     #[arg(long, env = "CHRONO_FLOW_MAX_UNRECORDED", value_name = "N")]
     max_unrecorded: Option<u64>,
+}
+
+/// How the database is reached.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct DatabaseFlags {
+    /// Controller: the PostgreSQL database: postgres://USER@HOST:PORT/NAME; several hosts are tried in turn.
+    #[arg(long, env = "CHRONO_FLOW_DATABASE_URL", hide_env_values = true, value_name = "URL", help_heading = "Database")]
+    database_url: Option<String>,
+
+    /// Controller: file with the database's password. (Or give it in CHRONO_FLOW_DATABASE_PASSWORD.)
+    #[arg(long, env = "CHRONO_FLOW_DATABASE_PASSWORD_FILE", value_name = "FILE", help_heading = "Database")]
+    database_password_file: Option<PathBuf>,
+
+    /// Controller: file with the certificates (PEM) that the database's certificate must lead to; turns TLS on.
+    #[arg(long, env = "CHRONO_FLOW_DATABASE_CA_FILE", value_name = "FILE", help_heading = "Database")]
+    database_ca_file: Option<PathBuf>,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

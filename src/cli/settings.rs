@@ -3,12 +3,24 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::Flags;
+use super::{DatabaseFlags, Flags};
 use crate::config::{Config, ControllerConfig, DatabaseConfig, EngineSettings, Execution, HttpConfig, StandaloneConfig, WorkerConfig};
 use crate::model::{NodeId, limits};
 
 const ELECTION_TIMEOUT_MS_DEFAULT: u64 = 500;
 const DRAIN_S_DEFAULT: u64 = 10;
+
+impl DatabaseFlags {
+    /// The PostgreSQL database that `--database-url` names.
+    pub fn config(&self, password: Option<String>) -> Result<DatabaseConfig, String> {
+        Ok(DatabaseConfig {
+            url: self.database_url.clone().ok_or("--database-url is missing: postgres://USER@HOST:PORT/NAME")?,
+            password,
+            password_file: self.database_password_file.clone(),
+            ca_file: self.database_ca_file.clone(),
+        })
+    }
+}
 
 impl Flags {
     /// The settings of the role that was asked for, checked; what is wrong, by the flag's name.
@@ -21,16 +33,6 @@ impl Flags {
         };
         config.validate()?;
         Ok(config)
-    }
-
-    /// The PostgreSQL database that `--database-url` names, for what needs nothing else.
-    pub fn database(&self, password: Option<String>) -> Result<DatabaseConfig, String> {
-        Ok(DatabaseConfig {
-            url: self.database_url.clone().ok_or("--database-url is missing: postgres://USER@HOST:PORT/NAME")?,
-            password,
-            password_file: self.database_password_file.clone(),
-            ca_file: self.database_ca_file.clone(),
-        })
     }
 
     fn standalone(self) -> Result<Config, String> {
@@ -54,7 +56,7 @@ impl Flags {
             rpc_listen: self.rpc_listen.clone().unwrap_or_else(|| "127.0.0.1:12000".into()),
             cluster_secret_file: self.cluster_secret_file.clone(),
             election_timeout_ms: self.election_timeout_ms.unwrap_or(ELECTION_TIMEOUT_MS_DEFAULT),
-            database: self.database(password)?,
+            database: self.database.config(password)?,
             data_dir: self.data_dir_of("controller", id),
             http: self.http(),
             engine: self.engine(),
@@ -116,9 +118,9 @@ impl Flags {
         [
             ("cluster", self.cluster.is_some()),
             ("election-timeout-ms", self.election_timeout_ms.is_some()),
-            ("database-url", self.database_url.is_some()),
-            ("database-password-file", self.database_password_file.is_some()),
-            ("database-ca-file", self.database_ca_file.is_some()),
+            ("database-url", self.database.database_url.is_some()),
+            ("database-password-file", self.database.database_password_file.is_some()),
+            ("database-ca-file", self.database.database_ca_file.is_some()),
         ]
     }
 

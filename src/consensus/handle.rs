@@ -81,9 +81,9 @@ impl<O: Send + 'static> Handle<O> {
         self.identity
     }
 
-    /// A frame of a peer; dropped if too many wait.
-    pub fn receive(&self, frame: Vec<u8>) {
-        let _ = self.inbox.post(Mail::Peer(Input::Frame(frame)));
+    /// A frame of a peer; dropped if too many wait, which false says.
+    pub fn receive(&self, frame: Vec<u8>) -> bool {
+        self.inbox.post(Mail::Peer(Input::Frame(frame))).is_ok()
     }
 
     /// The transport could not send to `peer`.

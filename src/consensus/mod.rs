@@ -49,7 +49,7 @@ pub use node::{
 };
 pub use status::{Member, MemberRole, Role, Status};
 pub use storage::{Directory, Disk, Identity, StorageError};
-pub use transport::{NoPeers, OutgoingFrame, PeerQueues, Queued, Transport};
+pub use transport::{NoPeers, PeerQueues, Queued, Transport};
 
 /// Whose directory `data_dir` is; `None` if no node was founded there yet. Must not be called while the node runs.
 pub fn describe(data_dir: &Path) -> Result<Option<Identity>, StorageError> {

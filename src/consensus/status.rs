@@ -1,5 +1,7 @@
 //! What a node knows of itself and its group, for everyone who asks.
 
+use uuid::Uuid;
+
 use crate::model::NodeId;
 
 /// This node's part in the current term.
@@ -25,6 +27,8 @@ pub struct Member {
     pub id: NodeId,
     pub address: String,
     pub role: MemberRole,
+    /// The directory that it is bound to; none until a leader has heard from it (PROTOCOL G1).
+    pub store: Option<Uuid>,
     /// Heard from within the last two election time-outs; always true for the node itself. A follower hears from its leader only.
     pub reachable: bool,
     /// The entries it is known to have on disk, as the leader counts them; on others 0, except for the node itself, which says what it

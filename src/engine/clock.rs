@@ -1,9 +1,29 @@
-//! Whether this node's wall clock may be trusted with deciding (PROTOCOL H). Pure: readings go in.
+//! Whether this node's wall clock may be trusted with deciding (PROTOCOL H). Pure: readings and samples of other clocks go in.
 //!
-//! With one controller the majority is that controller, so its own clock is good by definition (H2); what remains is a jump against
-//! BOOTTIME (H3).
+//! A clock is good while it is within the limit of a majority of the configured controllers, itself included; where that leaves a tie,
+//! workers break it (H2). With one controller that is always so. Besides, a jump against BOOTTIME suspends deciding until the clock was
+//! looked at anew (H3).
+//!
+//! A sample of another controller's clock is off by half its round trip at most, which speaks in favour of the clock while it is good. A
+//! worker says its time with each heartbeat, which takes an unknown time to arrive: that only makes it look behind.
+//!
+//! Left out: whoever takes the samples, and what follows from a bad clock (`driver`).
 
-use crate::model::UnixMs;
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use crate::model::{NodeId, SessionId, UnixMs};
+
+/// Samples of one source that count: the newest few, of the last seconds.
+const SAMPLES_MAX: usize = 8;
+const SAMPLE_AGE_MS_MAX: i64 = 10_000;
+/// A clock that was bad is good again after so long within half the limit.
+const REGAIN_MS: i64 = 10_000;
+/// After a jump, readings that go on steadily for so long show that it is over.
+const STEADY_MS: i64 = 100;
+/// How long after a jump a sample of another controller is waited for, if there are others.
+const SAMPLE_PATIENCE_MS: i64 = 3_000;
+/// How long a heartbeat may be under way and still count as the worker's time.
+const HEARTBEAT_DELAY_MS_MAX: i64 = 500;
 
 /// One reading of both clocks of a node.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,22 +32,101 @@ pub struct Reading {
     pub boot_ms: i64,
 }
 
+/// Whose clock was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    Controller(NodeId),
+    Worker(SessionId),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    offset_ms: i64,
+    rtt_ms: i64,
+    at_boot_ms: i64,
+}
+
 pub struct ClockJudge {
     skew_ms_max: i64,
+    /// The other voters.
+    others: HashSet<NodeId>,
+    samples: HashMap<Source, VecDeque<Sample>>,
     last: Option<Reading>,
-    /// The jump that suspended deciding, until a newer reading agrees with the one after it.
-    jump_ms: Option<i64>,
+    jump: Option<Jump>,
+    /// The majority has another time.
+    is_outvoted: bool,
+    /// Since when an outvoted clock has been well within the limit.
+    well_since_boot_ms: Option<i64>,
+}
+
+/// What suspended deciding.
+#[derive(Clone, Copy)]
+struct Jump {
+    ms: i64,
+    at_boot_ms: i64,
+    is_steady: bool,
+}
+
+/// What the other clocks say.
+#[derive(Clone, Copy, Default, PartialEq, Debug)]
+struct Votes {
+    agree: usize,
+    differ: usize,
+}
+
+impl Votes {
+    fn count(&mut self, agrees: bool) {
+        if agrees { self.agree += 1 } else { self.differ += 1 }
+    }
 }
 
 impl ClockJudge {
     pub fn new(skew_ms_max: i64) -> ClockJudge {
-        ClockJudge { skew_ms_max, last: None, jump_ms: None }
+        ClockJudge {
+            skew_ms_max,
+            others: HashSet::new(),
+            samples: HashMap::new(),
+            last: None,
+            jump: None,
+            is_outvoted: false,
+            well_since_boot_ms: None,
+        }
     }
 
-    /// Takes a reading; answers the jump of the wall clock that it shows, if it shows one. Deciding is suspended from then on, until a
-    /// later reading shows the clock going on steadily (PROTOCOL H3).
+    /// The voters besides this node: of their clocks and its own, a majority counts.
+    pub fn set_others(&mut self, others: impl IntoIterator<Item = NodeId>) {
+        self.others = others.into_iter().collect();
+        let others = &self.others;
+        self.samples.retain(|source, _| !matches!(source, Source::Controller(id) if !others.contains(id)));
+    }
+
+    /// These sessions are over.
+    pub fn retain_workers(&mut self, is_open: impl Fn(SessionId) -> bool) {
+        self.samples.retain(|source, _| !matches!(source, Source::Worker(id) if !is_open(*id)));
+    }
+
+    /// By how much another clock is ahead of this node's wall, as it seemed, and how long asking took (0 for a heartbeat).
+    pub fn sample(&mut self, source: Source, offset_ms: i64, rtt_ms: i64, boot_ms: i64) {
+        let samples = self.samples.entry(source).or_default();
+        samples.push_back(Sample { offset_ms, rtt_ms, at_boot_ms: boot_ms });
+        while samples.len() > SAMPLES_MAX {
+            samples.pop_front();
+        }
+    }
+
+    /// Takes a reading; answers the jump of the wall clock that it shows, if it shows one. Deciding is suspended from then on, until later
+    /// readings show the clock going on steadily, and another controller has been asked anew (PROTOCOL H3).
     pub fn observe(&mut self, reading: Reading) -> Option<i64> {
-        const STEADY_MS: i64 = 100;
+        let jump_ms = self.observe_jump(reading);
+        for samples in self.samples.values_mut() {
+            samples.retain(|sample| reading.boot_ms - sample.at_boot_ms <= SAMPLE_AGE_MS_MAX);
+        }
+        self.samples.retain(|_, samples| !samples.is_empty());
+        self.judge(reading.boot_ms);
+        jump_ms
+    }
+
+    fn observe_jump(&mut self, reading: Reading) -> Option<i64> {
         let Some(last) = self.last else {
             self.last = Some(reading);
             return None;
@@ -36,18 +135,96 @@ impl ClockJudge {
         let jump_ms = reading.wall.since(last.wall) - elapsed_ms;
         if jump_ms.abs() > self.skew_ms_max / 2 {
             self.last = Some(reading);
-            self.jump_ms = Some(jump_ms);
+            self.jump = Some(Jump { ms: jump_ms, at_boot_ms: reading.boot_ms, is_steady: false });
+            self.samples.clear(); // they were taken by the clock as it was
             return Some(jump_ms);
         }
         if elapsed_ms >= STEADY_MS {
             self.last = Some(reading);
-            self.jump_ms = None;
+            if let Some(jump) = &mut self.jump {
+                jump.is_steady = true;
+            }
         }
+        let is_asked = self.others.is_empty() || self.samples.keys().any(|source| matches!(source, Source::Controller(_)));
+        self.jump = self.jump.filter(|jump| !jump.is_steady || !is_asked && reading.boot_ms - jump.at_boot_ms < SAMPLE_PATIENCE_MS);
         None
     }
 
+    /// PROTOCOL H2: lost above the limit, regained below half of it for a while.
+    fn judge(&mut self, boot_ms: i64) {
+        if !self.is_outvoted {
+            self.is_outvoted = !self.is_within(self.skew_ms_max, |sample| sample.offset_ms.abs() - sample.rtt_ms / 2);
+            self.well_since_boot_ms = None;
+        } else if self.is_within(self.skew_ms_max / 2, |sample| sample.offset_ms.abs()) {
+            let since = *self.well_since_boot_ms.get_or_insert(boot_ms);
+            self.is_outvoted = boot_ms - since < REGAIN_MS;
+        } else {
+            self.well_since_boot_ms = None;
+        }
+    }
+
+    /// Whether this clock is with the majority. Where too few controllers can be asked, it is unless those that can contradict it.
+    fn is_within(&self, limit_ms: i64, distance_ms: impl Fn(Sample) -> i64) -> bool {
+        let majority = self.others.len().div_ceil(2) + 1;
+        let mut controllers = Votes { agree: 1, differ: 0 };
+        for id in &self.others {
+            if let Some(best) = self.best(*id) {
+                controllers.count(distance_ms(best) <= limit_ms);
+            }
+        }
+        if controllers.agree >= majority || controllers.differ == 0 {
+            return true;
+        }
+        if controllers.differ >= majority || controllers.differ > controllers.agree {
+            return false;
+        }
+        let mut workers = Votes::default();
+        for source in self.samples.keys() {
+            if let Source::Worker(session) = source {
+                workers.count(!self.is_off(*session, limit_ms));
+            }
+        }
+        controllers.agree > controllers.differ || workers.agree > workers.differ
+    }
+
+    /// The sample with the least round trip; the newest of those.
+    fn best(&self, id: NodeId) -> Option<Sample> {
+        self.samples.get(&Source::Controller(id))?.iter().rev().min_by_key(|sample| sample.rtt_ms).copied()
+    }
+
+    /// By how much a worker's clock is ahead of this one, or (by its way here, at least) behind it.
+    pub fn offset_of(&self, worker: SessionId) -> Option<i64> {
+        self.samples.get(&Source::Worker(worker))?.iter().map(|sample| sample.offset_ms).max()
+    }
+
+    fn is_off(&self, worker: SessionId, limit_ms: i64) -> bool {
+        self.offset_of(worker).is_some_and(|offset_ms| offset_ms > limit_ms || offset_ms < -limit_ms - HEARTBEAT_DELAY_MS_MAX)
+    }
+
+    /// Whether a worker's clock is off by more than the limit, as this clock sees it.
+    pub fn is_worker_off(&self, worker: SessionId) -> bool {
+        self.is_off(worker, self.skew_ms_max)
+    }
+
     pub fn is_good(&self) -> bool {
-        self.jump_ms.is_none()
+        self.jump.is_none() && !self.is_outvoted
+    }
+
+    /// The majority has another time: others should lead (PROTOCOL H1).
+    pub fn is_outvoted(&self) -> bool {
+        self.is_outvoted
+    }
+
+    /// Why the clock may not be trusted, for people.
+    pub fn trouble(&self) -> Option<String> {
+        if self.is_outvoted {
+            let offsets = self.others.iter().filter_map(|id| Some(format!("{} ms off node {id}'s", -self.best(*id)?.offset_ms)));
+            let mut offsets: Vec<String> = offsets.collect();
+            offsets.sort();
+            let limit_ms = self.skew_ms_max;
+            return Some(format!("this node's clock is not with the majority (limit {limit_ms} ms): {}", offsets.join(", ")));
+        }
+        self.jump.map(|jump| format!("the wall clock jumped by {} ms", jump.ms))
     }
 }
 
@@ -72,5 +249,111 @@ mod tests {
         assert!(judge.is_good());
         assert_eq!(judge.observe(reading(1_002_310, 2_210)), Some(-3_600_000), "back again");
         assert!(!judge.is_good());
+    }
+
+    const LIMIT: i64 = 500;
+
+    /// Samples (source, offset, round trip) taken just now, in a cluster with these other controllers.
+    fn judged(others: &[NodeId], samples: &[(Source, i64, i64)]) -> bool {
+        let mut judge = ClockJudge::new(LIMIT);
+        judge.set_others(others.iter().copied());
+        for (source, offset_ms, rtt_ms) in samples {
+            judge.sample(*source, *offset_ms, *rtt_ms, 0);
+        }
+        judge.observe(reading(1_000_000, 0));
+        judge.is_good()
+    }
+
+    #[test]
+    fn a_majority_of_the_configured_controllers_decides_and_workers_break_ties() {
+        let node = Source::Controller;
+        let worker = |id| Source::Worker(SessionId(id));
+        for (is_good, others, samples) in [
+            (true, &[][..], &[(worker(1), 9_000, 0), (worker(2), 9_000, 0)][..]),
+            (true, &[2, 3], &[]),
+            (true, &[2, 3], &[(node(2), 500, 0), (node(3), 9_000, 0)]),
+            (false, &[2, 3], &[(node(2), 501, 0), (node(3), -501, 0)]),
+            (true, &[2, 3], &[(node(2), 501, 2), (node(3), -9_000, 0)]),
+            (true, &[2, 3], &[(node(2), 9_000, 0), (node(2), 20, 1), (node(2), 700, 2), (node(3), 9_000, 0), (node(3), 1, 0)]),
+            // Only one of two can be asked, and contradicts.
+            (false, &[2, 3], &[(node(2), 9_000, 0)]),
+            (true, &[2, 3], &[(node(2), 9_000, 0), (worker(1), -400, 0)]),
+            (false, &[2, 3], &[(node(2), 9_000, 0), (worker(1), 9_000, 0)]),
+            (false, &[2, 3], &[(node(2), 9_000, 0), (node(3), 9_000, 0), (worker(1), 0, 0), (worker(2), 0, 0)]),
+            // Two that disagree.
+            (false, &[2], &[(node(2), 9_000, 0)]),
+            (true, &[2], &[(node(2), 9_000, 0), (worker(1), 0, 0), (worker(2), 0, 0), (worker(3), 9_000, 0)]),
+            (false, &[2], &[(node(2), 9_000, 0), (worker(1), 9_000, 0), (worker(2), 0, 0)]),
+            // Five.
+            (true, &[2, 3, 4, 5], &[(node(2), 9_000, 0), (node(3), 9_000, 0), (node(4), 0, 0), (node(5), 0, 0)]),
+            (false, &[2, 3, 4, 5], &[(node(2), 9_000, 0), (node(3), 9_000, 0), (node(4), 9_000, 0), (node(5), 0, 0)]),
+            (false, &[2, 3, 4, 5], &[(node(2), 9_000, 0), (node(3), 9_000, 0), (node(4), 0, 0)]),
+            // Two against one, and nobody knows of the others.
+            (true, &[2, 3, 4, 5], &[(node(2), 9_000, 0), (node(3), 0, 0)]),
+            // A clock that is no voter's doesn't count.
+            (true, &[2], &[(node(2), 0, 0), (node(7), 9_000, 0), (node(8), 9_000, 0)]),
+        ] {
+            assert_eq!(judged(others, samples), is_good, "{others:?} {samples:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_lost_above_the_limit_and_regained_below_half_of_it_for_a_while() {
+        let mut judge = ClockJudge::new(LIMIT);
+        judge.set_others([2, 3]);
+        let mut good_at = |from_s: i64, offset_ms: i64| -> Vec<bool> {
+            let second = |s: i64| {
+                judge.sample(Source::Controller(2), offset_ms, 0, s * 1000);
+                judge.sample(Source::Controller(3), offset_ms, 0, s * 1000);
+                judge.observe(reading(1_000_000 + s * 1000, s * 1000));
+                judge.is_good()
+            };
+            (from_s..from_s + 25).map(second).collect()
+        };
+        assert!(good_at(0, 499).iter().all(|good| *good));
+        assert!(good_at(25, 501)[8..].iter().all(|good| !*good), "as soon as the old samples are gone");
+        assert!(good_at(50, 300).iter().all(|good| !*good), "not before half the limit");
+        let again = good_at(75, 250);
+        let regained = again.iter().position(|good| *good).expect("regained");
+        assert!((10..=18).contains(&regained), "after {regained} s");
+        assert_eq!(judge.trouble(), None);
+    }
+
+    #[test]
+    fn old_samples_and_those_from_before_a_jump_are_gone() {
+        let mut judge = ClockJudge::new(LIMIT);
+        judge.set_others([2, 3]);
+        judge.observe(reading(1_000_000, 0));
+        judge.sample(Source::Controller(2), 0, 0, 100);
+        judge.sample(Source::Controller(3), 0, 0, 100);
+        assert!(judge.observe(reading(1_601_000, 1_000)).is_some());
+        judge.observe(reading(1_602_000, 2_000));
+        assert!(!judge.is_good(), "steady, and nobody was asked since");
+        for id in [2, 3] {
+            judge.sample(Source::Controller(id), -600_000, 0, 2_100);
+        }
+        judge.observe(reading(1_602_200, 2_200));
+        assert!(judge.is_outvoted() && judge.trouble().unwrap().contains("600000 ms off node 2's"));
+
+        let mut judge = ClockJudge::new(LIMIT);
+        judge.set_others([2, 3]);
+        judge.observe(reading(1_000_000, 0));
+        judge.observe(reading(1_601_000, 1_000));
+        judge.observe(reading(1_603_000, 3_000));
+        assert!(!judge.is_good());
+        judge.observe(reading(1_604_500, 4_500));
+        assert!(judge.is_good(), "nobody can be asked");
+    }
+
+    #[test]
+    fn a_worker_is_off_by_what_its_way_here_cant_explain() {
+        let mut judge = ClockJudge::new(LIMIT);
+        let worker = SessionId(1);
+        assert!(!judge.is_worker_off(worker));
+        for (offset_ms, is_off) in [(-2_000, true), (-900, false), (-3_000, false), (501, true)] {
+            judge.sample(Source::Worker(worker), offset_ms, 0, 0);
+            assert_eq!(judge.is_worker_off(worker), is_off, "{offset_ms}");
+        }
+        assert_eq!(judge.offset_of(worker), Some(501));
     }
 }

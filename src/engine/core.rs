@@ -22,6 +22,9 @@ const DECIDE_SLACK_MS: i64 = 250;
 /// Beyond a job's deadline, late instants may be decided for so long (as `ledger` remembers them).
 const HORIZON_MARGIN_MS: i64 = 60_000;
 
+/// Parts of a decision that wait for longer are made anew: workers and open runs have changed.
+const PART_AGE_MS_MAX: i64 = 1_000;
+
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub lookahead_ms: i64,
@@ -184,14 +187,18 @@ impl Core {
         let mut assign = Vec::new();
         let mut late: BTreeMap<JobId, Vec<&OpenRun>> = BTreeMap::new();
         let due = self.unassigned.iter().take_while(|(at, _)| *at <= now + self.settings.lookahead_ms);
-        for run in due.filter_map(|(_, id)| ledger.open_run(*id)).take(FATES_PER_ENTRY_MAX) {
+        // Those that no worker may take don't hold up those behind them.
+        for run in due.filter_map(|(_, id)| ledger.open_run(*id)) {
             let deadline = now - i64::from(run.job.spec.start_deadline_s) * 1000;
             if let Some(heir) = &run.heir {
                 unstarted.push((run.id, run.epoch, policy::after_revoke(run, heir, fleet)));
             } else if run.trigger == Trigger::Schedule && run.start_at < deadline {
                 late.entry(run.job.id).or_default().push(run);
             } else {
-                assign.extend(fleet.choose().map(|session| (run.id, session)));
+                assign.extend(fleet.choose(&run.job.spec.worker_selector).map(|session| (run.id, session)));
+            }
+            if unstarted.len() + assign.len() >= FATES_PER_ENTRY_MAX {
+                break;
             }
         }
         for runs in late.into_values() {
@@ -200,7 +207,7 @@ impl Core {
                 if missed.iter().any(|missed| missed.id == run.id) {
                     unstarted.push((run.id, run.epoch, Then::Skip { reason: Reason::Missed, heir: None }));
                 } else {
-                    assign.extend(fleet.choose().map(|session| (run.id, session)));
+                    assign.extend(fleet.choose(&run.job.spec.worker_selector).map(|session| (run.id, session)));
                 }
             }
         }
@@ -217,7 +224,8 @@ impl Core {
         if !self.has_due(ledger, now) {
             return None;
         }
-        if self.parts.front().is_some_and(|part| part.from != ledger.watermark() || part.feed != ledger.feed()) {
+        let is_void = |part: &Decide| part.from != ledger.watermark() || part.feed != ledger.feed() || now.since(part.at) > PART_AGE_MS_MAX;
+        if self.parts.front().is_some_and(is_void) {
             self.parts.clear();
         }
         if self.parts.is_empty() {

@@ -1,8 +1,14 @@
-//! Which worker gets a run: of those that may take work, the one with the least outstanding work a slot. Pure.
+//! Which worker gets a run: of those that may take work and have the labels that the job asks for, the one with the least outstanding
+//! work a slot. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
+use crate::ledger::Session;
 use crate::model::SessionId;
+
+/// Labels with their values that a worker must have.
+pub type Selector = BTreeMap<String, String>;
 
 /// What the leader knows of the sessions that live, beyond the ledger.
 #[derive(Default, Clone, Debug)]
@@ -10,23 +16,31 @@ pub struct Fleet {
     pub sessions: HashMap<SessionId, Health>,
 }
 
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Health {
-    pub slots: u32,
-    /// Holds a lease, is not draining, has no trouble.
+    pub session: Arc<Session>,
+    /// Was heard from just now, is not draining, has no trouble, and its clock is right.
     pub takes_work: bool,
     /// Open runs that are assigned to it.
     pub outstanding: u32,
 }
 
+impl Health {
+    fn may_take(&self, selector: &Selector) -> bool {
+        let labels = &self.session.labels;
+        self.takes_work && self.session.slots > 0 && selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+    }
+}
+
 impl Fleet {
     /// Chooses a session, and counts one more run there.
-    pub fn choose(&mut self) -> Option<SessionId> {
-        let (id, health) =
-            self.sessions.iter_mut().filter(|(_, health)| health.takes_work && health.slots > 0).min_by(|(a_id, a), (b_id, b)| {
-                let (a_load, b_load) = (u64::from(a.outstanding) * u64::from(b.slots), u64::from(b.outstanding) * u64::from(a.slots));
-                a_load.cmp(&b_load).then_with(|| a_id.cmp(b_id))
-            })?;
+    pub fn choose(&mut self, selector: &Selector) -> Option<SessionId> {
+        let candidates = self.sessions.iter_mut().filter(|(_, health)| health.may_take(selector));
+        let (id, health) = candidates.min_by(|(a_id, a), (b_id, b)| {
+            let a_load = u64::from(a.outstanding) * u64::from(b.session.slots);
+            let b_load = u64::from(b.outstanding) * u64::from(a.session.slots);
+            a_load.cmp(&b_load).then_with(|| a_id.cmp(b_id))
+        })?;
         health.outstanding += 1;
         Some(*id)
     }
@@ -34,17 +48,48 @@ impl Fleet {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::model::{UnixMs, WorkerId};
+
+    fn labels(pairs: &[(&str, &str)]) -> Selector {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn fleet(workers: &[(u64, u32, bool, &[(&str, &str)])]) -> Fleet {
+        let health = |(id, slots, takes_work, pairs): &(u64, u32, bool, &[(&str, &str)])| {
+            let session = Session {
+                id: SessionId(*id),
+                worker: WorkerId(format!("w{id}")),
+                data_dir: Uuid::from_u128(u128::from(*id)),
+                address: String::new(),
+                labels: labels(pairs),
+                slots: *slots,
+                opened_at: UnixMs(0),
+                ended_at: None,
+            };
+            (SessionId(*id), Health { session: Arc::new(session), takes_work: *takes_work, outstanding: 0 })
+        };
+        Fleet { sessions: workers.iter().map(health).collect() }
+    }
 
     #[test]
     fn the_least_work_a_slot_gets_the_next_run() {
-        let mut fleet = Fleet::default();
-        fleet.sessions.insert(SessionId(1), Health { slots: 2, takes_work: true, outstanding: 0 });
-        fleet.sessions.insert(SessionId(2), Health { slots: 4, takes_work: true, outstanding: 0 });
-        fleet.sessions.insert(SessionId(3), Health { slots: 64, takes_work: false, outstanding: 0 });
-        fleet.sessions.insert(SessionId(4), Health { slots: 0, takes_work: true, outstanding: 0 });
-        let chosen: Vec<u64> = (0..6).map(|_| fleet.choose().unwrap().0).collect();
+        let mut fleet = fleet(&[(1, 2, true, &[]), (2, 4, true, &[]), (3, 64, false, &[]), (4, 0, true, &[])]);
+        let chosen: Vec<u64> = (0..6).map(|_| fleet.choose(&Selector::new()).unwrap().0).collect();
         assert_eq!(chosen, [1, 2, 2, 1, 2, 2]);
-        assert_eq!(Fleet::default().choose(), None);
+        assert_eq!(Fleet::default().choose(&Selector::new()), None);
+    }
+
+    #[test]
+    fn a_worker_needs_every_label_with_its_value() {
+        let mut fleet = fleet(&[(1, 1, true, &[("zone", "eu")]), (2, 1, true, &[("zone", "eu"), ("gpu", "yes")]), (3, 9, true, &[])]);
+        let mut choose = |pairs: &[(&str, &str)]| fleet.choose(&labels(pairs)).map(|id| id.0);
+        assert_eq!(choose(&[("zone", "eu"), ("gpu", "yes")]), Some(2));
+        assert_eq!(choose(&[("zone", "eu"), ("gpu", "yes")]), Some(2), "there is no other, however busy it is");
+        assert_eq!(choose(&[("zone", "eu")]), Some(1));
+        assert_eq!(choose(&[("zone", "us")]), None);
+        assert_eq!(choose(&[("zone", "")]), None);
     }
 }

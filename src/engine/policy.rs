@@ -100,7 +100,7 @@ impl Span<'_> {
             let fire = |fate| Fire { job: job.id, revision: job.revision, scheduled_at, trigger, fate };
             if !is_blocked {
                 is_blocked = job.spec.overlap != Overlap::Allow;
-                fates.fires.push(fire(Fate::Launch { session: fleet.choose() }));
+                fates.fires.push(fire(Fate::Launch { session: fleet.choose(&job.spec.worker_selector) }));
                 continue;
             }
             let reason = match job.spec.overlap {
@@ -137,12 +137,18 @@ impl Span<'_> {
 /// Rules on the fires of one job that wait, as far as they can be ruled on now.
 pub fn resolve(ledger: &Ledger, job: JobId, fleet: &mut Fleet, now: UnixMs) -> Vec<(JobId, UnixMs, RunId, WaitingFate)> {
     let waiting: Vec<&Waiting> = ledger.waiting_of(job).map(|waiting| &**waiting).collect();
-    let ruled = if ledger.open_runs_of(job).next().is_some() { rule_while_open(&waiting, now) } else { let_go_on(&waiting, fleet, now) };
+    let ruled = if ledger.open_runs_of(job).next().is_some() {
+        let is_unreachable = ledger.open_runs_of(job).any(|run| ledger.is_unreachable(run));
+        rule_while_open(&waiting, is_unreachable, now)
+    } else {
+        let_go_on(&waiting, fleet, now)
+    };
     ruled.into_iter().map(|(fire, fate)| (job, fire.scheduled_at, fire.id, fate)).collect()
 }
 
-/// A run is open: fires whose instants have come are skipped, queued, or replace it.
-fn rule_while_open<'a>(waiting: &[&'a Waiting], now: UnixMs) -> Vec<(&'a Waiting, WaitingFate)> {
+/// A run is open: fires whose instants have come are skipped, queued, or replace it. One that its worker can't be told to end, since the
+/// worker's session is over, can't be replaced (PROTOCOL B8).
+fn rule_while_open<'a>(waiting: &[&'a Waiting], is_unreachable: bool, now: UnixMs) -> Vec<(&'a Waiting, WaitingFate)> {
     let mut has_queued = waiting.iter().any(|fire| fire.kind == WaitingKind::Queued);
     let due = |fire: &&&Waiting| fire.kind == WaitingKind::Deferred && fire.scheduled_at <= now;
     let newest = waiting.iter().rfind(due).map(|fire| fire.id);
@@ -151,6 +157,9 @@ fn rule_while_open<'a>(waiting: &[&'a Waiting], now: UnixMs) -> Vec<(&'a Waiting
         let is_due = due(&&fire);
         let fate = match fire.job.spec.overlap {
             Overlap::Allow => continue,
+            Overlap::Replace if is_unreachable && (is_due || fire.kind == WaitingKind::Replacing) => {
+                WaitingFate::Skip { reason: Reason::Overlap }
+            }
             Overlap::Replace => match newest {
                 Some(newest) if fire.id == newest => WaitingFate::Replace,
                 Some(_) if is_due || fire.kind == WaitingKind::Replacing => WaitingFate::Skip { reason: Reason::Superseded },
@@ -189,7 +198,7 @@ fn let_go_on<'a>(waiting: &[&'a Waiting], fleet: &mut Fleet, now: UnixMs) -> Vec
             ruled.push((fire, WaitingFate::Skip { reason: Reason::Missed }));
             continue;
         }
-        let session = fleet.choose();
+        let session = fleet.choose(&fire.job.spec.worker_selector);
         let fate = if is_late(fire) { WaitingFate::CatchUp { session } } else { WaitingFate::Launch { session } };
         ruled.push((fire, fate));
         break;
@@ -206,7 +215,7 @@ pub fn after_revoke(run: &OpenRun, heir: &Heir, fleet: &mut Fleet) -> Then {
     }
     match JobFires::of(job) {
         Ok(fires) if run.trigger != Trigger::Retry && fires.has(run.scheduled_at) => {
-            Then::Relaunch { revision: job.revision, session: fleet.choose() }
+            Then::Relaunch { revision: job.revision, session: fleet.choose(&job.spec.worker_selector) }
         }
         _ => skip(Reason::Superseded),
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use crate::model::{CatchUp, JobSpec, Kind, Overlap, Retry, UnixMs, limits};
+use crate::model::{CatchUp, JobSpec, Kind, OnWorkerLost, Overlap, Retry, UnixMs, limits};
 
 use super::json;
 use super::problem::Problem;
@@ -57,9 +57,9 @@ pub const FIELDS: &[Field] = &[
     field("catch_up_window_s", Spec(|job, given| given.count(0, limits::CATCH_UP_WINDOW_S_MAX).map(|count| job.catch_up_window_s = count))),
     field("catch_up_max", Spec(|job, given| given.count(1, limits::CATCH_UP_MAX_MAX).map(|count| job.catch_up_max = count))),
     field("start_deadline_s", Spec(|job, given| given.count(1, limits::START_DEADLINE_S_MAX).map(|count| job.start_deadline_s = count))),
-    field("worker_selector", NotBuilt),
-    field("on_worker_lost", NotBuilt),
-    field("lost_after_s", NotBuilt),
+    field("worker_selector", Spec(|job, given| given.labels().map(|labels| job.worker_selector = labels))),
+    field("on_worker_lost", Spec(|job, given| given.one_of(ON_WORKER_LOST).map(|policy| job.on_worker_lost = policy))),
+    field("lost_after_s", Spec(|job, given| given.count(1, limits::LOST_AFTER_S_MAX).map(|count| job.lost_after_s = count))),
     field("starts_at", Spec(|job, given| given.or_null(Given::instant).map(|instant| job.starts_at = instant))),
     field("ends_at", Spec(|job, given| given.or_null(Given::instant).map(|instant| job.ends_at = instant))),
     field("jitter_s", NotBuilt),
@@ -73,6 +73,7 @@ pub const FIELDS: &[Field] = &[
     field("pending_revocations", Moving),
 ];
 
+const ON_WORKER_LOST: &[(&str, OnWorkerLost)] = &[("wait", OnWorkerLost::Wait), ("retry", OnWorkerLost::Retry)];
 const CATCH_UP: &[(&str, CatchUp)] = &[("none", CatchUp::None), ("last", CatchUp::Last), ("all", CatchUp::All)];
 const OVERLAP: &[(&str, Overlap)] =
     &[("allow", Overlap::Allow), ("skip", Overlap::Skip), ("queue_one", Overlap::QueueOne), ("replace", Overlap::Replace)];
@@ -85,7 +86,7 @@ pub struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    fn refuse(&self, allowed: &str) -> Problem {
+    pub fn refuse(&self, allowed: &str) -> Problem {
         Problem::invalid_value(self.field, &shown(self.value), allowed)
     }
 

@@ -209,7 +209,8 @@ mod tests {
             "time_zone": "Europe/Berlin", "kind": "shell", "is_enabled": false, "description": "d", "labels": {"team": "a", "x": ""},
             "env": {"A": "1", "EMPTY": ""}, "working_dir": "/tmp", "timeout_s": 60, "kill_grace_s": 0,
             "retry": {"max_attempts": 3, "backoff_s": 1, "max_backoff_s": 10}, "overlap": "queue_one", "catch_up": "all",
-            "catch_up_window_s": 0, "catch_up_max": 10_000, "start_deadline_s": 1, "starts_at": "2027-01-01T00:00:00+01:00",
+            "catch_up_window_s": 0, "catch_up_max": 10_000, "start_deadline_s": 1,
+            "worker_selector": {"zone": "eu"}, "on_worker_lost": "retry", "lost_after_s": 60, "starts_at": "2027-01-01T00:00:00+01:00",
             "ends_at": "2028-01-01T00:00:00Z", "max_output_bytes": 67_108_864,
         });
         let spec = read(given.clone()).unwrap();
@@ -246,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_field_that_is_not_built_yet_is_refused_by_name() {
-        for name in ["user", "worker_selector", "on_worker_lost", "lost_after_s", "jitter_s"] {
+        for name in ["user", "jitter_s"] {
             assert_eq!(refused(json!({name: null})), ("not_supported", name.into()));
         }
         assert_eq!(refused(json!({"overlap": "queue_all"})), ("not_supported", "overlap".into()));
@@ -265,6 +266,11 @@ mod tests {
         let many: Map<String, Value> = (0..=limits::LABELS_MAX).map(|n| (format!("l{n}"), json!(""))).collect();
         let cases = [
             ("name", json!(1)),
+            ("worker_selector", json!("zone=eu")),
+            ("worker_selector", json!(many)),
+            ("on_worker_lost", json!("give_up")),
+            ("lost_after_s", json!(0)),
+            ("lost_after_s", json!(limits::LOST_AFTER_S_MAX + 1)),
             ("name", json!(null)),
             ("name", json!("")),
             ("name", json!("  ")),

@@ -61,7 +61,26 @@ pub async fn create(context: Arc<Context>, mut request: Request) -> Answer {
 /// `GET /jobs/{id}`
 pub async fn read(context: Arc<Context>, request: Request) -> Answer {
     let (job, is_from_ledger) = load(&context, request.job_id()?).await?;
-    let last_runs = last_runs(&context, std::slice::from_ref(&job)).await?;
+    answer_read(&context, job, is_from_ledger).await
+}
+
+/// `GET /jobs/by-name/{name}`
+pub async fn read_by_name(context: Arc<Context>, request: Request) -> Answer {
+    let name = request.path_value();
+    let (job, is_from_ledger) = match context.store.job_by_name(name).await {
+        Ok(job) => (job.ok_or_else(Problem::no_such_job)?, false),
+        // As in `load`: what the ledger lacks is not known not to be.
+        Err(error @ StoreError::Unavailable(_)) => {
+            let known = context.engine.ledger_jobs().into_iter().find(|job| *job.spec.name == *name);
+            (known.ok_or(error)?, true)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    answer_read(&context, job, is_from_ledger).await
+}
+
+async fn answer_read(context: &Context, job: Job, is_from_ledger: bool) -> Answer {
+    let last_runs = last_runs(context, std::slice::from_ref(&job)).await?;
     let mut view = JobView::new(&job, last_runs.get(&job.id), context.now_to_show());
     view.pending_revocations = context.engine.pending_revocations(job.id);
     let mut response = reply::json(StatusCode::OK, &view)?;

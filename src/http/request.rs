@@ -63,14 +63,19 @@ impl Request {
         json::parse_object(&self.read_body().await?)
     }
 
-    /// Reads the body of a request that asks for nothing in it: none, or `{}`.
-    pub async fn no_body(&mut self) -> Result<(), Problem> {
+    /// The body as a JSON object; no body says as much as `{}`.
+    pub async fn object_or_none(&mut self) -> Result<Map<String, Value>, Problem> {
         let body = self.read_body().await?;
         if body.is_empty() {
-            return Ok(());
+            return Ok(Map::new());
         }
         self.check_type(&[JSON])?;
-        match json::parse_object(&body)?.keys().next() {
+        json::parse_object(&body)
+    }
+
+    /// Reads the body of a request that asks for nothing in it: none, or `{}`.
+    pub async fn no_body(&mut self) -> Result<(), Problem> {
+        match self.object_or_none().await?.keys().next() {
             None => Ok(()),
             Some(name) => Err(Problem::unprocessable("unknown_field", format!("the field `{name}` is not known here")).field(name)),
         }

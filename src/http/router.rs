@@ -48,6 +48,7 @@ const ROUTES: &[Route] = &[
     route("GET", "/", &[], |_, _| Box::pin(health::index())),
     route("GET", "/jobs", JOB_FILTERS, |context, request| Box::pin(jobs::list(context, request))),
     route("POST", "/jobs", &[], |context, request| Box::pin(jobs::create(context, request))),
+    route("GET", "/jobs/by-name/{name}", &[], |context, request| Box::pin(jobs::read_by_name(context, request))),
     route("PUT", "/jobs/by-name/{name}", &[], |context, request| Box::pin(jobs::put_by_name(context, request))),
     route("GET", "/jobs/{id}", &[], |context, request| Box::pin(jobs::read(context, request))),
     route("PUT", "/jobs/{id}", &[], |context, request| Box::pin(jobs::replace(context, request))),
@@ -63,6 +64,9 @@ const ROUTES: &[Route] = &[
     route("POST", "/schedules/preview", &[], |context, request| Box::pin(schedules::preview(context, request))),
     route("GET", "/workers", &[], |context, _| Box::pin(cluster::workers(context))),
     route("GET", "/cluster", &[], |context, _| Box::pin(cluster::cluster(context))),
+    route("POST", "/cluster/members", &[], |context, request| Box::pin(cluster::add_member(context, request))),
+    route("DELETE", "/cluster/members/{id}", &[], |context, request| Box::pin(cluster::remove_member(context, request))),
+    route("POST", "/cluster/transfer", &[], |context, request| Box::pin(cluster::transfer(context, request))),
     route("GET", "/healthz", &[], |_, _| Box::pin(health::alive())),
     route("GET", "/readyz", &[], |context, _| Box::pin(health::ready(context))),
 ];
@@ -228,6 +232,7 @@ mod tests {
         assert_eq!(found("GET", "/jobs"), Ok(("/jobs", vec![])));
         assert_eq!(found("HEAD", "/jobs/7"), Ok(("/jobs/{id}", vec!["7".into()])));
         assert_eq!(found("PUT", "/jobs/by-name/a%2Fb%20%C3%A9+"), Ok(("/jobs/by-name/{name}", vec!["a/b é+".into()])));
+        assert_eq!(found("GET", "/jobs/by-name/7"), Ok(("/jobs/by-name/{name}", vec!["7".into()])));
         assert_eq!(found("PUT", "/jobs/by-name/run"), Ok(("/jobs/by-name/{name}", vec!["run".into()])));
         assert_eq!(found("POST", "/jobs/7/run"), Ok(("/jobs/{id}/run", vec!["7".into()])));
     }
@@ -246,7 +251,7 @@ mod tests {
         assert_eq!(found("DELETE", "/jobs"), Err((405, "GET, POST, HEAD, OPTIONS".into())));
         assert_eq!(found("POST", "/jobs/1"), Err((405, "GET, PUT, PATCH, DELETE, HEAD, OPTIONS".into())));
         assert_eq!(found("GET", "/jobs/1/run"), Err((405, "POST, OPTIONS".into())));
-        assert_eq!(found("POST", "/jobs/by-name/run"), Err((405, "PUT, OPTIONS".into())));
+        assert_eq!(found("POST", "/jobs/by-name/run"), Err((405, "GET, PUT, HEAD, OPTIONS".into())));
         assert_eq!(found("TRACE", "/healthz"), Err((405, "GET, HEAD, OPTIONS".into())));
         assert_eq!(found("OPTIONS", "/jobs/1/run"), Err((204, "POST, OPTIONS".into())));
     }

@@ -41,7 +41,7 @@ impl Ledger {
             Command::Decide(decide) => self.decide(turn, &decide),
             Command::Resolve { at, fires } => self.resolve(turn, at, &fires),
             Command::OpenSession { .. } => self.open_session(turn, command),
-            Command::EndSession { session } => self.end_session(turn, session),
+            Command::EndSession { at, session, unstarted_after } => self.end_session(turn, at, session, unstarted_after),
             Command::Assign { runs } => self.assign(turn, &runs),
             Command::Unstarted { at, runs } => self.unstarted(turn, at, &runs),
             Command::Trigger { at, job, run, has_key, session } => self.trigger(turn, at, job, run, has_key, session),
@@ -49,6 +49,7 @@ impl Ledger {
             Command::Close { at, runs } => self.close(turn, at, runs),
             Command::Correct { at, run } => self.correct(turn, at, *run),
             Command::Recorded { up_to } => self.recorded(turn, up_to),
+            Command::ForgetSessions { sessions } => self.forget_sessions(turn, &sessions),
         }
     }
 
@@ -68,7 +69,7 @@ impl Ledger {
     }
 
     pub(super) fn assign_to(&self, run: &mut OpenRun, session: Option<SessionId>) {
-        if let Some(session) = session.filter(|session| self.sessions.contains_key(session)) {
+        if let Some(session) = session.filter(|session| self.session(*session).is_some()) {
             run.epoch += 1;
             run.assigned = Some(Assignment { session, epoch: run.epoch });
         }
@@ -139,6 +140,7 @@ impl Ledger {
             scheduled_at,
             start_at: scheduled_at,
             attempt: 1,
+            losses: 0,
             assigned: None,
             epoch: 0,
             cancel: None,

@@ -41,8 +41,12 @@ pub enum Command {
         held: Vec<(RunId, Epoch)>,
         journal_is_whole: bool,
     },
+    /// A session's lease is surely out. Its runs whose start lies beyond this instant can't have started (PROTOCOL D1); of the others
+    /// only the worker knows.
     EndSession {
+        at: UnixMs,
         session: SessionId,
+        unstarted_after: UnixMs,
     },
     /// Gives an open run that nobody has to a session.
     Assign {
@@ -80,6 +84,10 @@ pub enum Command {
     /// The store has everything that closed at or below this index (PROTOCOL F2).
     Recorded {
         up_to: u64,
+    },
+    /// Sessions that are over and that no run refers to.
+    ForgetSessions {
+        sessions: Vec<SessionId>,
     },
 }
 

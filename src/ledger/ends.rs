@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{JobId, Outcome, Reason, Run, RunId, RunState, SessionId, Trigger, UnixMs, limits};
+use crate::model::{JobId, OnWorkerLost, Outcome, Reason, Run, RunId, RunState, SessionId, Trigger, UnixMs, limits};
 
 use super::apply::Turn;
 use super::command::{Closing, Effect, Reply, Then};
@@ -105,13 +105,23 @@ impl Ledger {
     }
 
     /// A failed attempt with attempts left is followed by another one, under the same revision (PROTOCOL B6), while its job is there
-    /// and not paused.
-    fn retry(&mut self, turn: &mut Turn, run: &OpenRun, outcome: &Outcome) {
+    /// and not paused; so is one that was lost with its worker, if the job says so, and that counts as none of its attempts (D2).
+    pub(super) fn retry(&mut self, turn: &mut Turn, run: &OpenRun, outcome: &Outcome) {
         let attempt = run.attempt + 1;
-        let is_wanted = matches!(outcome.state, RunState::Failed | RunState::TimedOut)
-            && run.cancel.is_none()
-            && attempt <= run.job.spec.retry.max_attempts
-            && self.job(run.job.id).is_some_and(|job| job.spec.is_enabled || run.trigger == Trigger::Manual);
+        let failures = attempt - run.losses;
+        let (is_due, losses, backoff_ms) = match outcome.state {
+            RunState::Failed | RunState::TimedOut => {
+                let retry = &run.job.spec.retry;
+                (failures <= retry.max_attempts, run.losses, retry.backoff_ms(failures))
+            }
+            RunState::Lost => {
+                let is_asked = run.job.spec.on_worker_lost == OnWorkerLost::Retry;
+                (is_asked && run.losses < limits::WORKER_LOSSES_MAX, run.losses + 1, 0)
+            }
+            _ => return,
+        };
+        let is_wanted =
+            is_due && run.cancel.is_none() && self.job(run.job.id).is_some_and(|job| job.spec.is_enabled || run.trigger == Trigger::Manual);
         if !is_wanted {
             return;
         }
@@ -124,8 +134,9 @@ impl Ledger {
             id,
             trigger: Trigger::Retry,
             retry_of: Some(run.id),
-            start_at: outcome.finished_at + run.job.spec.retry.backoff_ms(attempt),
+            start_at: outcome.finished_at + backoff_ms,
             attempt,
+            losses,
             epoch: 0,
             heir: None,
             ..run.clone()
@@ -143,7 +154,7 @@ impl Ledger {
         Reply::Done
     }
 
-    fn unstarted_one(&mut self, turn: &mut Turn, at: UnixMs, run: &OpenRun, then: Then) {
+    pub(super) fn unstarted_one(&mut self, turn: &mut Turn, at: UnixMs, run: &OpenRun, then: Then) {
         if let Some(reason) = run.cancel {
             return self.end(turn, run, &Outcome::unstarted(RunState::Cancelled, Some(reason), at));
         }

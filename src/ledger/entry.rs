@@ -3,13 +3,13 @@
 use super::command::Command;
 
 /// First byte of every entry. A member refuses to start on a log that holds a version it can't read.
-const ENTRY_VERSION: u8 = 1;
+const ENTRY_VERSION: u8 = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
     #[error("the entry is empty")]
     Empty,
-    #[error("the entry has version {0}; this program reads version {ENTRY_VERSION}: it was written by a newer one")]
+    #[error("the entry has version {0}; this program reads version {ENTRY_VERSION}: it was written by another one")]
     Version(u8),
     #[error("the entry can't be read: {0}")]
     Malformed(String),

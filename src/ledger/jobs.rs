@@ -7,7 +7,7 @@ use crate::model::{Job, JobId, Reason, Revision, RunId, RunState, Trigger, UnixM
 use super::apply::Turn;
 use super::command::{Effect, Reply};
 use super::packed::PackedJob;
-use super::state::{Heir, Ledger, Owed, Waiting};
+use super::state::{Heir, Ledger, Owed, Waiting, horizon_ms};
 
 impl Ledger {
     pub(super) fn put_job(&mut self, turn: &mut Turn, job: Job) -> Reply {
@@ -19,9 +19,10 @@ impl Ledger {
         let (id, from) = (job.id, job.effective_from);
         let packed = PackedJob::of(&job);
         let job = Arc::new(job);
+        let owes_from = from.max(self.remembers_from(id));
         self.retire(turn, id, from, false);
-        if job.spec.is_enabled && from < self.watermark {
-            self.owe(turn, &job, from, self.watermark, false);
+        if job.spec.is_enabled && owes_from < self.watermark {
+            self.owe(turn, &job, owes_from, self.watermark, false);
         }
         self.jobs.insert(id, packed);
         self.take_back(turn, id, from, &Heir::Revision(job));
@@ -43,6 +44,15 @@ impl Ledger {
         }
         self.forget_if_gone(id);
         Reply::Done
+    }
+
+    /// From when on it is known which instants of a job have their fate. Where the feed lags more than a horizon behind (the leader was cut
+    /// off from the database), the revision before has fired meanwhile, and what it decided before that is forgotten (PROTOCOL B4).
+    fn remembers_from(&self, id: JobId) -> UnixMs {
+        match self.job(id) {
+            Some(old) if old.spec.is_enabled => self.watermark - horizon_ms(&old),
+            _ => UnixMs(i64::MIN),
+        }
     }
 
     /// The current revision ends at `until`: what it owes before that instant is kept as a debt, what comes after is no longer its own.

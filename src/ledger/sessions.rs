@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::model::{Outcome, Reason, RunId, RunState, SessionId};
+use crate::model::{Outcome, Reason, RunId, RunState, SessionId, UnixMs};
 
 use super::apply::Turn;
-use super::command::{Command, Effect, Reply};
+use super::command::{Command, Effect, Reply, Then};
 use super::state::{Assignment, Ledger, OpenRun, Session};
 
 impl Ledger {
@@ -25,11 +25,19 @@ impl Ledger {
             self.sessions.values().filter(|session| session.data_dir == data_dir).map(|session| session.id).collect();
         let runs: Vec<Arc<OpenRun>> =
             self.open.values().filter(|run| run.assigned.is_some_and(|assigned| before.contains(&assigned.session))).cloned().collect();
+        let is_rival = |session: &Session| session.ended_at.is_none() && session.worker == worker && session.data_dir != data_dir;
+        if self.sessions.values().any(|session| is_rival(session)) {
+            return Reply::Refused; // another process of this name may still run (PROTOCOL C1)
+        }
         let (held, not_started): (HashSet<_>, HashSet<_>) = (held.into_iter().collect(), not_started.into_iter().collect());
         for session in before {
-            self.end_session(turn, session);
+            self.sessions.remove(&session);
+            turn.touch(Effect::Session(session));
         }
-        self.sessions.insert(id, Arc::new(Session { id, worker, data_dir, address, labels, slots, opened_at: at }));
+        let replaced: Vec<SessionId> = self.ended_sessions().filter(|session| session.worker == worker).map(|session| session.id).collect();
+        self.forget_sessions(turn, &replaced);
+        let session = Session { id, worker, data_dir, address, labels, slots, opened_at: at, ended_at: None };
+        self.sessions.insert(id, Arc::new(session));
         turn.touch(Effect::Session(id));
         for run in runs {
             let key = (run.id, run.epoch);
@@ -41,6 +49,7 @@ impl Ledger {
                 let mut outcome = Outcome::unstarted(RunState::Lost, Some(Reason::WorkerRestarted), at);
                 outcome.error = Some("the worker's machine was restarted while the command may have been running".into());
                 self.end(turn, &run, &outcome);
+                self.retry(turn, &run, &outcome);
             }
         }
         Reply::Session(id)
@@ -51,15 +60,36 @@ impl Ledger {
         turn.touch(Effect::Run(run.id));
     }
 
-    pub(super) fn end_session(&mut self, turn: &mut Turn, session: SessionId) -> Reply {
-        if self.sessions.remove(&session).is_none() {
-            return Reply::Refused;
+    /// The session gets no grant ever again. What provably has not started is free (PROTOCOL D1); the rest is unreachable.
+    pub(super) fn end_session(&mut self, turn: &mut Turn, at: UnixMs, id: SessionId, unstarted_after: UnixMs) -> Reply {
+        let Some(session) = self.session(id).cloned() else { return Reply::Refused };
+        self.sessions.insert(id, Arc::new(Session { ended_at: Some(at), ..Session::clone(&session) }));
+        turn.touch(Effect::Session(id));
+        let is_its = |run: &&Arc<OpenRun>| run.assigned.is_some_and(|assigned| assigned.session == id);
+        let runs: Vec<Arc<OpenRun>> = self.open.values().filter(is_its).cloned().collect();
+        for run in runs {
+            if run.start_at > unstarted_after {
+                self.unstarted_one(turn, at, &run, Then::Requeue);
+            } else {
+                turn.touch(Effect::Run(run.id));
+                turn.touch(Effect::Waiting(run.job.id));
+            }
         }
-        turn.touch(Effect::Session(session));
-        let touched: Vec<RunId> =
-            self.open.values().filter(|run| run.assigned.is_some_and(|assigned| assigned.session == session)).map(|run| run.id).collect();
-        for run in touched {
-            turn.touch(Effect::Run(run));
+        Reply::Done
+    }
+
+    pub(super) fn forget_sessions(&mut self, turn: &mut Turn, sessions: &[SessionId]) -> Reply {
+        let mut over: HashSet<SessionId> =
+            sessions.iter().filter(|id| self.any_session(**id).is_some_and(|session| session.ended_at.is_some())).copied().collect();
+        if over.is_empty() {
+            return Reply::Done;
+        }
+        for assigned in self.open.values().filter_map(|run| run.assigned) {
+            over.remove(&assigned.session);
+        }
+        for id in over {
+            self.sessions.remove(&id);
+            turn.touch(Effect::Session(id));
         }
         Reply::Done
     }

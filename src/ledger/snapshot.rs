@@ -11,7 +11,7 @@ use crate::model::{ClusterId, Epoch, Job, JobId, Reason, Revision, Run, RunId, S
 use super::packed::PackedJob;
 use super::state::{Assignment, Heir, Ledger, OpenRun, Owed, Session, Waiting, WaitingKind};
 
-const SNAPSHOT_VERSION: u8 = 1;
+const SNAPSHOT_VERSION: u8 = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
@@ -51,6 +51,7 @@ struct OpenImage {
     scheduled_at: UnixMs,
     start_at: UnixMs,
     attempt: u32,
+    losses: u32,
     assigned: Option<(SessionId, Epoch)>,
     epoch: Epoch,
     cancel: Option<Reason>,
@@ -176,6 +177,7 @@ fn open_image(run: &OpenRun, revisions: &mut Revisions) -> OpenImage {
         scheduled_at: run.scheduled_at,
         start_at: run.start_at,
         attempt: run.attempt,
+        losses: run.losses,
         assigned: run.assigned.map(|assigned| (assigned.session, assigned.epoch)),
         epoch: run.epoch,
         cancel: run.cancel,
@@ -195,6 +197,7 @@ fn open_run(image: OpenImage, job: Arc<Job>, heir: Option<Heir>) -> OpenRun {
         scheduled_at: image.scheduled_at,
         start_at: image.start_at,
         attempt: image.attempt,
+        losses: image.losses,
         assigned: image.assigned.map(|(session, epoch)| Assignment { session, epoch }),
         epoch: image.epoch,
         cancel: image.cancel,

@@ -61,6 +61,8 @@ pub struct OpenRun {
     /// Not before: the instant, or the end of a retry's back-off.
     pub start_at: UnixMs,
     pub attempt: u32,
+    /// Attempts before this one that were lost with their workers; they are no failures of the command.
+    pub losses: u32,
     pub assigned: Option<Assignment>,
     /// The last epoch that was given out, 0 for none.
     pub epoch: Epoch,
@@ -114,7 +116,7 @@ pub enum WaitingKind {
     Replacing,
 }
 
-/// One life of a worker.
+/// One life of a worker. One that is over is kept while a run refers to it: only its worker knows what became of that run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Session {
     pub id: SessionId,
@@ -124,6 +126,8 @@ pub struct Session {
     pub labels: BTreeMap<String, String>,
     pub slots: u32,
     pub opened_at: UnixMs,
+    /// When it was entered that its lease is surely out.
+    pub ended_at: Option<UnixMs>,
 }
 
 /// How long after its instant a fire may still be decided; what is older is missed (PROTOCOL B3).
@@ -182,11 +186,25 @@ impl Ledger {
             .range((job, UnixMs(i64::MIN), RunId(Uuid::nil()))..=(job, UnixMs(i64::MAX), RunId(Uuid::max())))
             .map(|(_, waiting)| waiting)
     }
+    /// Sessions that are not over.
     pub fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
-        self.sessions.values()
+        self.sessions.values().filter(|session| session.ended_at.is_none())
     }
+    /// A session that is not over.
     pub fn session(&self, id: SessionId) -> Option<&Arc<Session>> {
+        self.sessions.get(&id).filter(|session| session.ended_at.is_none())
+    }
+    /// Sessions that are over and not forgotten.
+    pub fn ended_sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.sessions.values().filter(|session| session.ended_at.is_some())
+    }
+    /// A session, over or not.
+    pub fn any_session(&self, id: SessionId) -> Option<&Arc<Session>> {
         self.sessions.get(&id)
+    }
+    /// Whether only a worker that may never come back knows what became of this run.
+    pub fn is_unreachable(&self, run: &OpenRun) -> bool {
+        run.assigned.is_some_and(|assigned| self.session(assigned.session).is_none())
     }
     /// What the store has to write, oldest first: (index, run).
     pub fn unrecorded(&self) -> impl Iterator<Item = (u64, &Arc<Run>)> {
@@ -233,11 +251,11 @@ impl Ledger {
 
 impl OpenRun {
     pub fn to_run(&self, ledger: &Ledger) -> Run {
-        let worker_id = self.assigned.and_then(|assigned| ledger.session(assigned.session)).map(|session| session.worker.clone());
-        let state = match (self.assigned, &worker_id) {
-            (None, _) => RunState::Queued,
-            (Some(_), Some(_)) => RunState::Staged,
-            (Some(_), None) => RunState::Unreachable,
+        let worker_id = self.assigned.and_then(|assigned| ledger.any_session(assigned.session)).map(|session| session.worker.clone());
+        let state = match self.assigned {
+            None => RunState::Queued,
+            Some(_) if ledger.is_unreachable(self) => RunState::Unreachable,
+            Some(_) => RunState::Staged,
         };
         Run {
             retry_of: self.retry_of,

@@ -43,6 +43,17 @@ pub enum CatchUp {
     All,
 }
 
+/// What becomes of a run that may have started when its worker falls silent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnWorkerLost {
+    /// It waits for its worker, up to `lost_after_s`.
+    #[default]
+    Wait,
+    /// It gets a new attempt on another worker once the command has surely been ended (PROTOCOL D2).
+    Retry,
+}
+
 /// Attempts after a failed one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -95,6 +106,14 @@ pub struct JobSpec {
     pub catch_up_window_s: u32,
     pub catch_up_max: u32,
     pub start_deadline_s: u32,
+    /// Only workers that have all of these labels get its runs.
+    #[serde(default)]
+    pub worker_selector: BTreeMap<String, String>,
+    #[serde(default)]
+    pub on_worker_lost: OnWorkerLost,
+    /// How long a silent worker's run stays open.
+    #[serde(default = "lost_after_s_default")]
+    pub lost_after_s: u32,
     /// Fires before this instant do not exist.
     pub starts_at: Option<UnixMs>,
     /// Fires at or after this instant do not exist.
@@ -124,11 +143,19 @@ impl JobSpec {
             catch_up_window_s: limits::CATCH_UP_WINDOW_S_DEFAULT,
             catch_up_max: limits::CATCH_UP_MAX_DEFAULT,
             start_deadline_s: limits::START_DEADLINE_S_DEFAULT,
+            worker_selector: BTreeMap::new(),
+            on_worker_lost: OnWorkerLost::default(),
+            lost_after_s: limits::LOST_AFTER_S_DEFAULT,
             starts_at: None,
             ends_at: None,
             max_output_bytes: limits::MAX_OUTPUT_BYTES_DEFAULT,
         }
     }
+}
+
+/// Rows from before this field was there have its default.
+fn lost_after_s_default() -> u32 {
+    limits::LOST_AFTER_S_DEFAULT
 }
 
 /// A job as the store holds it.
@@ -155,6 +182,18 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_from_before_a_field_was_there_reads_with_its_default() {
+        let mut spec = JobSpec::new("n", "* * * * *", "true");
+        let mut row = serde_json::to_value(&spec).unwrap();
+        for field in ["worker_selector", "on_worker_lost", "lost_after_s"] {
+            row.as_object_mut().unwrap().remove(field).unwrap();
+        }
+        assert_eq!(serde_json::from_value::<JobSpec>(row).unwrap(), spec);
+        spec.on_worker_lost = OnWorkerLost::Retry;
+        assert_eq!(serde_json::to_value(&spec).unwrap()["on_worker_lost"], "retry");
+    }
 
     #[test]
     fn backoff_doubles_up_to_its_limit() {

@@ -30,6 +30,8 @@ pub const CATCH_UP_MAX_DEFAULT: u32 = 100;
 pub const CATCH_UP_MAX_MAX: u32 = 10_000;
 pub const START_DEADLINE_S_DEFAULT: u32 = 30;
 pub const START_DEADLINE_S_MAX: u32 = 86_400;
+pub const LOST_AFTER_S_DEFAULT: u32 = 3_600;
+pub const LOST_AFTER_S_MAX: u32 = 31 * 86_400;
 pub const TIMEOUT_S_MAX: u32 = 366 * 86_400;
 pub const KILL_GRACE_S_DEFAULT: u32 = 10;
 pub const KILL_GRACE_S_MAX: u32 = 3_600;
@@ -38,6 +40,8 @@ pub const RETRY_MAX_ATTEMPTS_MAX: u32 = 100;
 pub const RETRY_BACKOFF_S_DEFAULT: u32 = 5;
 pub const RETRY_MAX_BACKOFF_S_DEFAULT: u32 = 3_600;
 pub const RETRY_BACKOFF_S_MAX: u32 = 86_400;
+/// Attempts of a launch that may be lost with their workers and followed by another one (`on_worker_lost: retry`), at most.
+pub const WORKER_LOSSES_MAX: u32 = 100;
 pub const MAX_OUTPUT_BYTES_DEFAULT: u32 = 1024 * 1024;
 pub const MAX_OUTPUT_BYTES_MAX: u32 = 64 * 1024 * 1024;
 

@@ -9,7 +9,7 @@ pub mod time;
 pub mod worker;
 
 pub use ids::{ClusterId, Epoch, JobId, NodeId, Revision, RunId, SessionId, WorkerId};
-pub use job::{CatchUp, Job, JobSpec, Kind, Overlap, Retry};
+pub use job::{CatchUp, Job, JobSpec, Kind, OnWorkerLost, Overlap, Retry};
 pub use output::{OutputPart, Stream};
 pub use run::{Outcome, Reason, Run, RunState, Trigger};
 pub use time::UnixMs;

@@ -42,6 +42,16 @@ where
     Item: for<'de> Deserialize<'de>,
     SinkItem: Serialize,
 {
-    let codec = LengthDelimitedCodec::builder().max_frame_length(FRAME_BYTES_MAX).new_codec();
+    transport_of(io, FRAME_BYTES_MAX)
+}
+
+/// The same with frames of up to `frame_bytes_max`, on which both sides must agree: a larger one breaks the connection.
+pub fn transport_of<S, Item, SinkItem>(io: S, frame_bytes_max: usize) -> Transport<S, Item, SinkItem, Postcard<Item, SinkItem>>
+where
+    S: AsyncRead + AsyncWrite,
+    Item: for<'de> Deserialize<'de>,
+    SinkItem: Serialize,
+{
+    let codec = LengthDelimitedCodec::builder().max_frame_length(frame_bytes_max).new_codec();
     serde_transport::new(Framed::new(io, codec), Postcard::default())
 }

@@ -1,9 +1,15 @@
-//! What controllers and workers say to each other: the tarpc services, their words, and how frames are coded. Everything here is a
-//! format that two versions of the program must agree on.
+//! What controllers and workers say to each other: the tarpc services, their words, how frames are coded, and the TCP connections that they
+//! travel on. The words and the handshake are formats that two versions of the program must agree on.
 
 pub mod codec;
+mod complaints;
+pub mod dial;
+pub mod handshake;
 pub mod link;
+pub mod listen;
 pub mod peer;
+pub mod secret;
+mod socket;
 pub mod wire;
 
 pub use peer::{Peer, PeerClient};

@@ -11,6 +11,8 @@ use crate::model::{ClusterId, NodeId, UnixMs};
 pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of one frame with a snapshot, all its chunks together, at most.
 pub const SNAPSHOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Bytes of one call or answer between controllers, at most: the largest command, with room to spare.
+pub const PEER_CALL_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of raft frames in one call, roughly, at most (a single larger frame goes alone).
 pub const FRAMES_BYTES_MAX: usize = 4 * 1024 * 1024;
 

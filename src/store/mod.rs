@@ -1,4 +1,4 @@
-//! Jobs, as their users wrote them, and history, for reading. One trait; SQLite behind it in standalone.
+//! Jobs, as their users wrote them, and history, for reading. One trait; SQLite behind it in standalone, PostgreSQL in a cluster.
 //!
 //! What any store must do, beyond keeping what it was given (`tests/store` holds each to it):
 //! - Writes of jobs are serial: each takes the next `change_seq` from one counter in its own transaction, so that the order of the
@@ -14,6 +14,8 @@ use tokio::sync::watch;
 
 use crate::model::{ClusterId, Job, JobId, JobSpec, OutputPart, Revision, Run, RunId, RunState, UnixMs};
 
+mod codec;
+pub mod postgres;
 pub mod sqlite;
 
 /// Why a store did not do what it was asked.
@@ -153,6 +155,9 @@ pub trait Store: Send + Sync + 'static {
     /// Ties the store to a cluster at the first call; later calls with another one are `Refused`.
     async fn bind_cluster(&self, cluster: ClusterId) -> Result<()>;
     async fn cluster(&self) -> Result<Option<ClusterId>>;
+    /// Ties the store to the cluster `candidate`, unless it is tied already; answers the one that it is tied to. So of several founders
+    /// of one cluster all learn the same id.
+    async fn found_cluster(&self, candidate: ClusterId) -> Result<ClusterId>;
 
     async fn create_job(&self, spec: JobSpec, now: UnixMs) -> Result<Written>;
     /// Replaces a job's specification, if `expected` (none: whatever it is) is its current revision. The same specification again

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono_flow::agent::{Dial, Io};
 use chrono_flow::model::{ClusterId, Outcome, OutputPart, RunId, SessionId, UnixMs};
 use chrono_flow::rpc::codec;
+use chrono_flow::rpc::link::{Connection, Dial, Io};
 use chrono_flow::rpc::wire::{Controller, Grant, Heartbeat, OpenSession, Refusal, Report, ReportAck, RunEvent, SessionOpened};
 use futures::StreamExt;
 use tarpc::context::Context;
@@ -112,7 +112,7 @@ impl Leader {
     }
 
     /// Serves one connection of a worker.
-    pub fn accept(&self, io: impl Io + 'static) {
+    pub fn accept(&self, io: impl Io) {
         let channel = BaseChannel::with_defaults(codec::transport(io));
         let calls = channel.execute(Controller::serve(self.clone()));
         tokio::spawn(calls.for_each(|call| async {
@@ -196,13 +196,9 @@ impl Controller for Leader {
 
 #[async_trait]
 impl Dial for Leader {
-    async fn dial(&self) -> io::Result<Box<dyn Io>> {
+    async fn dial(&self, _address: &str) -> io::Result<Connection> {
         let (ours, theirs) = tokio::io::duplex(256 * 1024);
         self.accept(theirs);
         Ok(Box::new(ours))
-    }
-
-    fn name(&self) -> String {
-        "the test's controller".into()
     }
 }

@@ -5,9 +5,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use chrono_flow::agent::{Agent, Dial, Io};
+use chrono_flow::agent::Agent;
 use chrono_flow::model::{Reason, RunId, RunState};
 use chrono_flow::rpc::codec;
+use chrono_flow::rpc::link::{Connection, Dial};
 use chrono_flow::rpc::wire::{Refusal, RunRef, Stage, StageResult, WorkerClient};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -20,11 +21,8 @@ struct Socket(PathBuf);
 
 #[async_trait]
 impl Dial for Socket {
-    async fn dial(&self) -> std::io::Result<Box<dyn Io>> {
+    async fn dial(&self, _address: &str) -> std::io::Result<Connection> {
         Ok(Box::new(UnixStream::connect(&self.0).await?))
-    }
-    fn name(&self) -> String {
-        "the test's controller".into()
     }
 }
 
@@ -34,7 +32,10 @@ fn the_agent_of_these_tests() {
     let Some(dir) = std::env::var_os(DIR).map(PathBuf::from) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let agent = Agent::start(config(&dir.join("data")), vec![Arc::new(Socket(dir.join("leader.sock")))]).await.unwrap();
+        let agent =
+            Agent::start(config(&dir.join("data")), vec!["the test's controller".into()], Arc::new(Socket(dir.join("leader.sock"))))
+                .await
+                .unwrap();
         let listener = UnixListener::bind(dir.join("worker.sock")).unwrap();
         loop {
             agent.serve(listener.accept().await.unwrap().0);
@@ -242,7 +243,7 @@ async fn a_damaged_journal_is_refused_by_name_and_a_torn_one_is_not() {
     let mut damaged = whole.clone();
     damaged[70] ^= 1;
     std::fs::write(&journal, damaged).unwrap();
-    let start = || Agent::start(config(&machine.path("data")), vec![Arc::new(machine.leader.clone())]);
+    let start = || Agent::start(config(&machine.path("data")), vec!["the test's controller".into()], Arc::new(machine.leader.clone()));
     let error = format!("{:#}", start().await.err().unwrap());
     assert!(error.contains(&journal.display().to_string()) && error.contains("move the worker's data directory away"), "{error}");
     std::fs::write(&journal, &whole[..whole.len() - 3]).unwrap();

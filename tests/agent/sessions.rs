@@ -128,13 +128,18 @@ async fn a_drain_stops_what_does_not_end_in_time() {
 #[tokio::test]
 async fn a_second_agent_on_the_same_directory_is_refused() {
     let world = World::new().await;
-    let error = Agent::start(config(&world.path("data")), vec![Arc::new(world.leader.clone())]).await.err().unwrap();
+    let error = Agent::start(config(&world.path("data")), vec!["the test's controller".into()], Arc::new(world.leader.clone()))
+        .await
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("another worker is using the data directory"), "{error}");
     let pid = world.run("echo $PPID").await;
     let guardian: u32 = crate::support::inline_text(&pid).trim().parse().unwrap();
     world.agent.stop().await;
     until("the guardian ends with its agent", || !is_alive(guardian)).await;
-    Agent::start(config(&world.dir.path().join("data")), vec![Arc::new(world.leader.clone())]).await.unwrap();
+    Agent::start(config(&world.dir.path().join("data")), vec!["the test's controller".into()], Arc::new(world.leader.clone()))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

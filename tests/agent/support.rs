@@ -65,7 +65,7 @@ impl World {
         let mut config = config(&dir.path().join("data"));
         change(&mut config);
         let data_dir = config.data_dir.clone();
-        let agent = Agent::start(config, vec![Arc::new(leader.clone())]).await.unwrap();
+        let agent = Agent::start(config, vec!["the test's controller".into()], Arc::new(leader.clone())).await.unwrap();
         let worker = connect(&agent);
         let world = World { dir, leader, agent, worker, _guardian: GuardianEnd::of(&data_dir) };
         world.in_session().await;

@@ -200,6 +200,24 @@ fn a_transfer_to_a_dead_member_is_given_up_and_the_leader_goes_on() {
 }
 
 #[test]
+fn a_proposal_that_raft_drops_during_a_hand_over_is_answered_at_once_and_is_nowhere() {
+    let mut sim = Sim::new(20, 3);
+    sim.commit();
+    let leader = sim.until_leader();
+    let dead = if leader == 3 { 1 } else { 3 };
+    sim.crash(dead, Loss::Everything);
+    sim.commit();
+    // The target lags and is dead: until the leader gives up, raft takes no proposals.
+    sim.transfer(leader, Some(dead));
+    let token = sim.propose(leader);
+    sim.run(20);
+    assert_eq!(sim.fates.get(&token), Some(&Err(ProposeError::Busy)));
+    sim.until("the hand-over to be given up", |sim| sim.requests.len() == 1);
+    sim.commit();
+    sim.check_promises();
+}
+
+#[test]
 fn a_removed_leader_steps_down_and_the_others_go_on() {
     let mut sim = Sim::new(12, 3);
     sim.commit();

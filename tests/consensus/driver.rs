@@ -188,15 +188,19 @@ async fn three_threads_elect_replicate_hand_over_and_survive_the_leader() {
         nodes.insert(id, start_on(MemoryDisk::default(), config(id, &ids), Recorder::default(), out).unwrap());
     }
     for (from, to) in ids.into_iter().flat_map(|from| ids.map(|to| (from, to))).filter(|(from, to)| from != to) {
-        let (out, receiver, sender) = (queues[&from].clone(), nodes[&to].clone(), nodes[&from].clone());
+        let (frames, receiver) = (queues[&from].clone(), nodes[&to].clone());
         tokio::spawn(async move {
             loop {
-                let frame = out.next(to).await;
-                let is_snapshot = frame.is_snapshot;
-                receiver.receive(frame.bytes);
-                if is_snapshot {
-                    sender.report_snapshot(to, true);
+                for frame in frames.next_frames(to, 1 << 20).await {
+                    receiver.receive(frame);
                 }
+            }
+        });
+        let (snapshots, receiver, sender) = (queues[&from].clone(), nodes[&to].clone(), nodes[&from].clone());
+        tokio::spawn(async move {
+            loop {
+                let is_taken = receiver.receive(snapshots.next_snapshot(to).await);
+                sender.report_snapshot(to, is_taken);
             }
         });
     }

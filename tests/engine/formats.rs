@@ -1,7 +1,9 @@
 //! Formats on disk. These bytes are frozen: a change makes logs and snapshots of older versions unreadable, and needs a new version.
 
+use std::collections::BTreeMap;
+
 use chrono_flow::ledger::{Command, Decide, EntryError, Fate, Fire, Ledger, decode_entry, encode_entry};
-use chrono_flow::model::{Job, JobId, JobSpec, Trigger, UnixMs};
+use chrono_flow::model::{Job, JobId, JobSpec, OnWorkerLost, SessionId, Trigger, UnixMs};
 
 use super::world::{CLUSTER, DAY, Habit, World};
 
@@ -11,14 +13,23 @@ fn hex(bytes: &[u8]) -> String {
 
 #[test]
 fn entries_keep_their_bytes() {
-    let spec = JobSpec::new("n", "* * * * *", "c");
+    let mut spec = JobSpec::new("n", "* * * * *", "c");
+    spec.worker_selector.insert("zone".into(), "eu".into());
+    spec.on_worker_lost = OnWorkerLost::Retry;
     let job =
         Job { id: JobId(1), revision: 2, change_seq: 3, created_at: UnixMs(4), updated_at: UnixMs(5), effective_from: UnixMs(6), spec };
     let fire =
         Fire { job: JobId(1), revision: 2, scheduled_at: UnixMs(7), trigger: Trigger::Schedule, fate: Fate::Launch { session: None } };
     let decide = Decide { at: UnixMs(8), from: UnixMs(0), to: UnixMs(9), feed: 3, fires: vec![fire], ..Decide::default() };
-    let commands =
-        vec![Command::Found { cluster: CLUSTER }, Command::PutJob(Box::new(job)), Command::Decide(decide), Command::Recorded { up_to: 5 }];
+    let session = SessionId(4);
+    let commands = vec![
+        Command::Found { cluster: CLUSTER },
+        Command::PutJob(Box::new(job)),
+        Command::Decide(decide),
+        Command::Recorded { up_to: 5 },
+        Command::EndSession { at: UnixMs(10), session, unstarted_after: UnixMs(11) },
+        Command::ForgetSessions { sessions: vec![session] },
+    ];
     let bytes = encode_entry(&commands);
     assert_eq!(hex(&bytes), include_str!("entry.hex").trim());
     assert_eq!(decode_entry(&bytes).unwrap(), commands);
@@ -37,12 +48,17 @@ fn an_entry_that_cant_be_read_says_why() {
 #[test]
 fn a_snapshot_is_the_whole_state_and_keeps_its_bytes() {
     let mut world = World::new(DAY);
-    world.open_session();
+    world.worker_up("w", BTreeMap::new());
     let mut spec = JobSpec::new("a", "*/2 * * * * *", "c");
     spec.overlap = chrono_flow::model::Overlap::QueueOne;
     world.records_automatically = false;
     let id = world.create(spec, Habit { lasts_ms: 3_000, succeeds: false });
     world.run_to(DAY + 5_000);
+    // A session that is over, with a run that nobody knows of.
+    world.worker_up("v", BTreeMap::new());
+    world.apply(vec![Command::EndSession { at: world.now, session: SessionId(2), unstarted_after: world.now }]);
+    world.workers.clear();
+    assert_eq!(world.ledger.ended_sessions().count(), 1);
     world.edit(id, DAY + 4_500, |spec| spec.command = "d".into());
     let bytes = world.ledger.encode();
     assert_eq!(Ledger::decode(&bytes).unwrap(), world.ledger);

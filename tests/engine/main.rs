@@ -8,4 +8,5 @@ mod driver;
 mod formats;
 mod random;
 mod script;
+mod workers;
 mod world;

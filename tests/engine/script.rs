@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use chrono_flow::ledger::Command as Entry;
-use chrono_flow::model::{CatchUp, JobId, JobSpec, Overlap, Reason, Retry, RunId, SessionId};
+use chrono_flow::model::{CatchUp, JobId, JobSpec, OnWorkerLost, Overlap, Reason, Retry, RunId, SessionId};
 use goldenscript::{Command, Runner};
 use uuid::Uuid;
 
@@ -11,7 +11,6 @@ use super::world::{CLUSTER, DAY, Habit, World, at};
 
 struct Script {
     world: World,
-    pending: Vec<chrono_flow::ledger::Closing>,
 }
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -28,6 +27,13 @@ fn set(spec: &mut JobSpec, key: &str, value: &str) -> Result<()> {
         "catch_up" => spec.catch_up = word::<CatchUp>(value)?,
         "catch_up_max" => spec.catch_up_max = value.parse()?,
         "window" => spec.catch_up_window_s = value.parse()?,
+        "selector" => {
+            let (label, value) = value.split_once(':').ok_or("label:value")?;
+            spec.worker_selector = [(label.to_owned(), value.to_owned())].into();
+        }
+        "on_lost" => spec.on_worker_lost = word::<OnWorkerLost>(value)?,
+        "lost_after" => spec.lost_after_s = value.parse()?,
+        "kill_grace" => spec.kill_grace_s = value.parse()?,
         "deadline" => spec.start_deadline_s = value.parse()?,
         "attempts" => spec.retry = Retry { max_attempts: value.parse()?, backoff_s: 2, max_backoff_s: 60 },
         "backoff" => (spec.retry.backoff_s, spec.retry.max_backoff_s) = (value.parse()?, value.parse()?),
@@ -80,6 +86,27 @@ impl Script {
         failure.map_or(Ok(()), |failure| Err(failure.into()))
     }
 
+    /// `worker up|away|dies|cut|back [NAME] [label=value…]`; NAME' is another process that goes by the same name.
+    fn worker(&mut self, command: &Command) -> Result<()> {
+        let mut args = command.consume_args();
+        let word = args.next_pos().ok_or("a word")?.value.clone();
+        let name: &'static str = args.next_pos().map_or("w", |arg| String::leak(arg.value.clone()));
+        match word.as_str() {
+            "up" => {
+                let labels = command.args.iter().filter_map(|arg| Some((arg.key.clone()?, arg.value.clone())));
+                if !self.world.worker_up(name, labels.collect()) {
+                    self.world.diary.push(format!("         {name} has to wait"));
+                }
+            }
+            "away" => self.world.worker_down(name),
+            "dies" => self.world.worker_dies(name),
+            "cut" => self.world.workers.get_mut(name).ok_or("no such worker")?.is_cut = true,
+            "back" => self.world.workers.get_mut(name).ok_or("no such worker")?.is_cut = false,
+            other => return Err(format!("worker {other}?").into()),
+        }
+        Ok(())
+    }
+
     fn trigger(&mut self, command: &Command) -> Result<()> {
         let job = self.job(&command.args.first().ok_or("a name")?.value)?;
         let key = command.args.iter().find(|arg| arg.key.as_deref() == Some("key")).map(|arg| arg.value.clone());
@@ -117,17 +144,12 @@ impl Runner for Script {
             }
             "trigger" => self.trigger(command)?,
             "cancel" => self.cancel(command)?,
-            "worker" => match first()?.as_str() {
-                "up" => {
-                    self.world.open_session();
-                    let lost = std::mem::take(&mut self.pending);
-                    self.world.report(lost);
-                }
-                "away" => self.world.worker_down(),
-                "dies" => self.pending = self.world.worker_dies(),
-                other => return Err(format!("worker {other}?").into()),
-            },
-            "slots" => self.world.slots = first()?.parse()?,
+            "worker" => self.worker(command)?,
+            "workers" => {
+                let state = |worker: &super::workers::Worker| if worker.has_session() { "session" } else { "none" };
+                return Ok(self.world.workers.iter().map(|(name, worker)| format!("{name}: {}\n", state(worker))).collect());
+            }
+            "slots" => self.world.set_slots(first()?.parse()?),
             "takeover" => self.world.take_over(),
             "run" => self.world.run_to(at(&first()?)?),
             "settle" => self.world.settle(),
@@ -139,6 +161,7 @@ impl Runner for Script {
                 }
                 other => return Err(format!("store {other}?").into()),
             },
+            "lookahead" => self.world.set_lookahead(first()?.parse::<i64>()? * 1000),
             "unrecorded_max" => self.world.set_unrecorded_max(first()?.parse()?),
             "revokes" => match first()?.as_str() {
                 "wait" => self.world.holds_back_revokes = true,
@@ -166,7 +189,7 @@ impl Runner for Script {
 }
 
 fn play(path: &std::path::Path) {
-    let mut script = Script { world: World::new(DAY), pending: Vec::new() };
+    let mut script = Script { world: World::new(DAY) };
     goldenscript::run(&mut script, path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 

@@ -1,18 +1,25 @@
-//! Ledger and engine core with virtual time, and one worker that does what it is told. It keeps a diary of what happens.
+//! Ledger and engine core with virtual time, and workers (`workers`) that do what they are told. It keeps a diary of what happens.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use chrono_flow::engine::clock::Reading;
 use chrono_flow::engine::core::{Core, Settings};
+use chrono_flow::engine::leases::Leases;
 use chrono_flow::engine::placement::{Fleet, Health};
-use chrono_flow::ledger::{Closing, Command, Effect, Ledger, OpenRun, Reply, decode_entry, encode_entry};
-use chrono_flow::model::{
-    ClusterId, Epoch, Job, JobId, JobSpec, Outcome, Overlap, Reason, Run, RunId, RunState, SessionId, Trigger, UnixMs, WorkerId,
-};
+use chrono_flow::ledger::{Command, Effect, Ledger, Reply, decode_entry, encode_entry};
+use chrono_flow::model::{ClusterId, Epoch, Job, JobId, JobSpec, Overlap, Reason, Run, RunId, RunState, Trigger, UnixMs};
 use uuid::Uuid;
+
+use super::workers::Worker;
 
 pub const CLUSTER: ClusterId = ClusterId(Uuid::from_u128(7));
 /// 2026-01-01T00:00:00Z
 pub const DAY: UnixMs = UnixMs(1_767_225_600_000);
+
+/// How far apart clocks may be.
+const SKEW_MS: i64 = 500;
+/// How often the leader looks at silent workers.
+const LOOK_MS: i64 = 500;
 
 /// How runs of a job go.
 #[derive(Clone, Copy)]
@@ -21,31 +28,27 @@ pub struct Habit {
     pub succeeds: bool,
 }
 
-struct Held {
-    run: OpenRun,
-    epoch: Epoch,
-    started_at: Option<UnixMs>,
-}
-
 pub struct World {
     pub now: UnixMs,
     pub ledger: Ledger,
-    core: Core,
+    pub core: Core,
     settings: Settings,
     index: u64,
     change_seq: u64,
     next_job: i64,
     pub specs: BTreeMap<JobId, Job>,
     pub habits: BTreeMap<JobId, Habit>,
-    session: Option<SessionId>,
-    data_dir: Uuid,
-    /// The worker's side: what it holds. It starts runs at their instants while `is_up`.
-    held: BTreeMap<RunId, Held>,
-    is_up: bool,
+    pub leases: Leases,
+    pub workers: BTreeMap<&'static str, Worker>,
+    /// A leader answers heartbeats and decides.
+    pub has_leader: bool,
+    /// Nothing starts while nobody leads.
+    pub rests_without_leader: bool,
+    /// Of workers that register from now on.
     pub slots: u32,
     /// (job, instant, attempt) of every start there ever was.
     pub starts: Vec<(JobId, UnixMs, u32, Trigger)>,
-    started: HashSet<(RunId, u32)>,
+    pub started: HashMap<RunId, Epoch>,
     /// What was recorded, by run; the newest row counts.
     pub history: BTreeMap<RunId, Run>,
     pub records_automatically: bool,
@@ -54,7 +57,7 @@ pub struct World {
     pub diary: Vec<String>,
     /// Instants for which somebody may revoke a run: the worker answers revocations only on demand.
     pub holds_back_revokes: bool,
-    revokes_held_back: Vec<(RunId, Epoch)>,
+    pub revokes_held_back: Vec<(&'static str, RunId, Epoch)>,
 }
 
 impl World {
@@ -71,13 +74,13 @@ impl World {
             next_job: 1,
             specs: BTreeMap::new(),
             habits: BTreeMap::new(),
-            session: None,
-            data_dir: Uuid::from_u128(1),
-            held: BTreeMap::new(),
-            is_up: true,
+            leases: Leases::default(),
+            workers: BTreeMap::new(),
+            has_leader: true,
+            rests_without_leader: false,
             slots: 64,
             starts: Vec::new(),
-            started: HashSet::new(),
+            started: HashMap::new(),
             history: BTreeMap::new(),
             records_automatically: true,
             proposals_to_lose: 0,
@@ -91,6 +94,11 @@ impl World {
 
     pub fn set_unrecorded_max(&mut self, unrecorded_max: u64) {
         self.settings.unrecorded_max = unrecorded_max;
+        self.core = Core::new(self.settings, &self.ledger);
+    }
+
+    pub fn set_lookahead(&mut self, ms: i64) {
+        self.settings.lookahead_ms = ms;
         self.core = Core::new(self.settings, &self.ledger);
     }
 
@@ -141,6 +149,16 @@ impl World {
         assert_eq!(restored, self.ledger, "a snapshot is the state");
         self.ledger = restored;
         self.core = Core::new(self.settings, &self.ledger);
+        self.leases = Leases::default();
+        self.leases.follow(&self.ledger, self.now.0);
+        self.leases.lead(self.now.0);
+        self.has_leader = true;
+    }
+
+    /// Nobody leads for a while.
+    pub fn nobody_leads(&mut self, ms: i64) {
+        self.has_leader = false;
+        self.run_to(self.now + ms);
     }
 
     pub fn apply(&mut self, commands: Vec<Command>) -> Vec<Reply> {
@@ -150,65 +168,18 @@ impl World {
         let mut effects: Vec<Effect> = Vec::new();
         let replies = self.ledger.apply(self.index, commands, &mut effects);
         self.core.absorb(&self.ledger, &effects);
+        self.leases.follow(&self.ledger, self.now.0);
         self.write_diary(&before);
         self.check();
         replies
     }
 
-    // ---- the worker
-
-    pub fn open_session(&mut self) {
-        let not_started = self.held.values().filter(|held| held.started_at.is_none()).map(|held| (held.run.id, held.epoch)).collect();
-        let running = self.held.values().filter(|held| held.started_at.is_some()).map(|held| (held.run.id, held.epoch)).collect();
-        self.held.retain(|_, held| held.started_at.is_some());
-        let command = Command::OpenSession {
-            at: self.now,
-            worker: WorkerId("w".into()),
-            data_dir: self.data_dir,
-            address: String::new(),
-            labels: BTreeMap::new(),
-            slots: self.slots,
-            not_started,
-            held: running,
-            journal_is_whole: true,
-        };
-        let replies = self.apply(vec![command]);
-        let Some(Reply::Session(session)) = replies.first() else { panic!("no session: {replies:?}") };
-        self.session = Some(*session);
-        self.is_up = true;
-    }
-
-    /// The worker starts nothing and answers nothing, until a new session opens.
-    pub fn worker_down(&mut self) {
-        self.is_up = false;
-    }
-
-    /// The worker process dies with its runs; its next session will report them as lost.
-    pub fn worker_dies(&mut self) -> Vec<Closing> {
-        self.is_up = false;
-        let lost: Vec<RunId> = self.held.values().filter(|held| held.started_at.is_some()).map(|held| held.run.id).collect();
-        let now = self.now;
-        let close = |held: &Held| {
-            let mut outcome = Outcome::unstarted(RunState::Lost, Some(Reason::WorkerRestarted), now);
-            outcome.started_at = held.started_at;
-            Closing { run: held.run.id, epoch: held.epoch, outcome }
-        };
-        lost.iter().filter_map(|id| self.held.get(id)).map(close).collect()
-    }
-
-    pub fn report(&mut self, closing: Vec<Closing>) {
-        for end in &closing {
-            self.held.remove(&end.run);
-        }
-        if !closing.is_empty() {
-            self.apply(vec![Command::Close { at: self.now, runs: closing }]);
-        }
-    }
-
     fn fleet(&self) -> Fleet {
-        let health = |session| Health { slots: self.slots, takes_work: true, outstanding: self.core.staging.outstanding(session) };
-        let up = self.session.filter(|_| self.is_up);
-        Fleet { sessions: up.map(|session| (session, health(session))).into_iter().collect() }
+        let health = |session: &std::sync::Arc<chrono_flow::ledger::Session>| {
+            let takes_work = self.leases.is_fresh(session.id, self.now.0);
+            (session.id, Health { session: session.clone(), takes_work, outstanding: self.core.staging.outstanding(session.id) })
+        };
+        Fleet { sessions: self.ledger.sessions().map(health).collect() }
     }
 
     // ---- time
@@ -217,45 +188,54 @@ impl World {
     pub fn run_to(&mut self, until: UnixMs) {
         loop {
             self.settle();
-            let engine = self.core.wake_at(&self.ledger);
-            let worker = self.held.values().filter(|_| self.is_up).filter_map(|held| self.worker_event(held)).min();
-            let next = [engine, worker].into_iter().flatten().filter(|at| *at > self.now).min().unwrap_or(until).min(until);
+            let engine = self.core.wake_at(&self.ledger).filter(|_| self.has_leader);
+            // The leader looks at silent workers now and then.
+            let holds = |session: &std::sync::Arc<chrono_flow::ledger::Session>| self.core.staging.outstanding(session.id) > 0;
+            let is_silent = self.ledger.sessions().any(|session| !self.is_heard(session.id));
+            let is_silent = is_silent || self.ledger.ended_sessions().any(holds);
+            let look = (is_silent && self.has_leader).then_some(self.now + LOOK_MS);
+            let worker = self.workers.values().filter_map(|worker| self.worker_event(worker)).min();
+            let next = [engine, look, worker].into_iter().flatten().filter(|at| *at > self.now).min().unwrap_or(until).min(until);
             if next <= self.now {
                 break;
             }
+            self.beat_until(next);
             self.now = next;
         }
     }
 
-    fn worker_event(&self, held: &Held) -> Option<UnixMs> {
-        Some(match held.started_at {
-            None => held.run.start_at,
-            Some(started_at) => started_at + self.habits[&held.run.job.id].lasts_ms,
-        })
-    }
-
-    /// Lets engine and worker do all that is due now.
+    /// Lets engine and workers do all that is due now.
     pub fn settle(&mut self) {
         for _ in 0..10_000 {
-            let mut fleet = self.fleet();
-            let may_decide = self.core.has_due(&self.ledger, self.now);
-            let planned = self.core.plan(&self.ledger, self.now, &mut fleet, may_decide);
-            let has_planned = !planned.is_empty();
-            if has_planned && self.proposals_to_lose > 0 {
-                self.proposals_to_lose -= 1;
-                self.core.forget_plans(&self.ledger);
-            } else if has_planned {
-                self.apply(planned);
-            }
-            let has_worked = self.is_up && self.work();
-            if self.records_automatically {
+            self.watch_leases();
+            let has_planned = self.has_leader && self.plan();
+            let has_worked = self.work();
+            if self.records_automatically && self.has_leader {
                 self.record();
             }
             if !has_planned && !has_worked {
                 return;
             }
         }
-        panic!("engine and worker never come to rest at {}", self.now);
+        panic!("engine and workers never come to rest at {}:\n{}", self.now, self.diary[self.diary.len().saturating_sub(30)..].join("\n"));
+    }
+
+    fn plan(&mut self) -> bool {
+        let mut fleet = self.fleet();
+        let may_decide = self.core.has_due(&self.ledger, self.now);
+        let mut planned = self.core.plan(&self.ledger, self.now, &mut fleet, may_decide);
+        let reading = Reading { wall: self.now, boot_ms: self.now.0 };
+        planned.extend(self.leases.plan(&self.ledger, &self.core.staging, reading, SKEW_MS));
+        if planned.is_empty() {
+            return false;
+        }
+        if self.proposals_to_lose > 0 {
+            self.proposals_to_lose -= 1;
+            self.core.forget_plans(&self.ledger);
+        } else {
+            self.apply(planned);
+        }
+        true
     }
 
     pub fn record(&mut self) {
@@ -273,91 +253,14 @@ impl World {
         self.apply(vec![Command::Recorded { up_to }]);
     }
 
-    fn work(&mut self) -> bool {
-        let Some(session) = self.session else { return false };
-        let orders = self.core.staging.take_orders(session);
-        let mut has_worked = !orders.is_empty();
-        for id in orders.stage {
-            let Some(run) = self.ledger.open_run(id) else { continue };
-            let epoch = run.assigned.expect("only assigned runs are staged").epoch;
-            self.held.entry(id).or_insert(Held { run: OpenRun::clone(run), epoch, started_at: None });
-        }
-        for (id, epoch) in orders.revoke {
-            if self.holds_back_revokes { self.revokes_held_back.push((id, epoch)) } else { self.revoke(id, epoch) }
-        }
-        for (id, _, reason) in orders.cancel {
-            self.end(id, RunState::Cancelled, Some(reason));
-        }
-        has_worked |= self.start_due();
-        let ended: Vec<RunId> = self
-            .held
-            .values()
-            .filter(|held| held.started_at.is_some() && self.worker_event(held).is_some_and(|at| at <= self.now))
-            .map(|held| held.run.id)
-            .collect();
-        for id in ended {
-            has_worked = true;
-            let succeeds = self.habits[&self.held[&id].run.job.id].succeeds;
-            self.end(id, if succeeds { RunState::Succeeded } else { RunState::Failed }, None);
-        }
-        has_worked
-    }
-
-    fn start_due(&mut self) -> bool {
-        let running = self.held.values().filter(|held| held.started_at.is_some()).count();
-        let mut due: Vec<(UnixMs, RunId)> = self
-            .held
-            .values()
-            .filter(|held| held.started_at.is_none() && held.run.start_at <= self.now)
-            .map(|held| (held.run.start_at, held.run.id))
-            .collect();
-        due.sort_unstable();
-        due.truncate((self.slots as usize).saturating_sub(running));
-        for (_, id) in &due {
-            let held = self.held.get_mut(id).expect("held");
-            held.started_at = Some(self.now);
-            let run = held.run.clone();
-            assert!(self.started.insert((run.id, run.attempt)), "run {} is started twice", run.id);
-            self.starts.push((run.job.id, run.scheduled_at, run.attempt, run.trigger));
-            self.note(format!("start   {}", name(&run.job.spec.name, run.scheduled_at, run.attempt)));
-            let beside = self.held.values().filter(|held| held.started_at.is_some() && held.run.job.id == run.job.id).count();
-            let story = || self.diary.iter().filter(|line| line.contains(&*run.job.spec.name)).cloned().collect::<Vec<_>>().join("\n");
-            assert!(run.job.spec.overlap == Overlap::Allow || beside == 1, "two runs of {} at once:\n{}", run.job.spec.name, story());
-        }
-        !due.is_empty()
-    }
-
-    fn end(&mut self, id: RunId, state: RunState, reason: Option<Reason>) {
-        let Some(held) = self.held.remove(&id) else { return };
-        let mut outcome = Outcome::unstarted(state, reason, self.now);
-        outcome.started_at = held.started_at;
-        outcome.exit_code = match state {
-            RunState::Succeeded => Some(0),
-            RunState::Failed => Some(1),
-            _ => None,
-        };
-        self.apply(vec![Command::Close { at: self.now, runs: vec![Closing { run: id, epoch: held.epoch, outcome }] }]);
-    }
-
-    fn revoke(&mut self, id: RunId, epoch: Epoch) {
-        if self.held.get(&id).is_some_and(|held| held.started_at.is_some()) {
-            return;
-        }
-        self.held.remove(&id);
-        self.core.not_started(id, epoch);
-    }
-
-    pub fn answer_revokes(&mut self) {
-        for (id, epoch) in std::mem::take(&mut self.revokes_held_back) {
-            self.revoke(id, epoch);
-        }
-        self.settle();
-    }
-
     // ---- what must always be true
 
     fn check(&self) {
         let mut open_jobs = BTreeSet::new();
+        let is_known = |run: &std::sync::Arc<chrono_flow::ledger::OpenRun>| {
+            run.assigned.is_none_or(|assigned| self.ledger.any_session(assigned.session).is_some())
+        };
+        assert!(self.ledger.open_runs().all(is_known), "a session was forgotten while a run refers to it");
         for run in self.ledger.open_runs() {
             let is_alone = open_jobs.insert(run.job.id);
             assert!(is_alone || run.job.spec.overlap == Overlap::Allow, "two open runs of {}", run.job.spec.name);
@@ -366,7 +269,7 @@ impl World {
 
     // ---- the diary
 
-    fn note(&mut self, event: String) {
+    pub fn note(&mut self, event: String) {
         self.diary.push(format!("{} {event}", clock(self.now)));
     }
 
@@ -385,6 +288,9 @@ impl World {
             }
             if old.is_some_and(|old| old.assigned.is_some() && run.assigned.is_none()) {
                 events.push(format!("requeue {label}"));
+            }
+            if after.is_unreachable(run) && old.is_some_and(|old| !before.is_unreachable(old)) {
+                events.push(format!("silent  {label}"));
             }
             if run.heir.is_some() && old.is_none_or(|old| old.heir.is_none()) {
                 events.push(format!("revoke  {label}"));
@@ -418,7 +324,7 @@ impl World {
     }
 }
 
-fn name(job: &str, scheduled_at: UnixMs, attempt: u32) -> String {
+pub fn name(job: &str, scheduled_at: UnixMs, attempt: u32) -> String {
     let attempt = if attempt > 1 { format!("#{attempt}") } else { String::new() };
     format!("{job}@{}{attempt}", clock(scheduled_at))
 }

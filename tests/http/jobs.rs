@@ -24,7 +24,8 @@ fn the_readmes_first_example_answers_201_with_the_whole_job() {
         "command": "echo \"The current date is $(date)\"", "is_enabled": true, "description": null, "labels": {}, "env": {},
         "working_dir": null, "timeout_s": null, "kill_grace_s": 10,
         "retry": {"max_attempts": 1, "backoff_s": 5, "max_backoff_s": 3600}, "overlap": "allow", "catch_up": "last",
-        "catch_up_window_s": 86400, "catch_up_max": 100, "start_deadline_s": 30, "starts_at": null, "ends_at": null,
+        "catch_up_window_s": 86400, "catch_up_max": 100, "start_deadline_s": 30,
+        "worker_selector": {}, "on_worker_lost": "wait", "lost_after_s": 3600, "starts_at": null, "ends_at": null,
         "max_output_bytes": 1048576, "created_at": "2026-09-21T14:13:20Z", "updated_at": "2026-09-21T14:13:20Z", "revision": 1,
         "next_fire_at": "2026-09-21T14:13:30Z", "last_run": null,
     });
@@ -142,6 +143,10 @@ fn put_by_name_creates_and_then_replaces() {
     assert_eq!((only_new(target), only_new("/jobs/by-name/new")), (412, 201));
     let only_old = |target: &str| server.send("PUT", target, &[JSON, "if-match: *"], &body.to_string()).status;
     assert_eq!((only_old(target), only_old("/jobs/by-name/none")), (200, 412));
+    let read = server.get(target);
+    assert_eq!((read.status, read.header("etag")), (200, Some("\"3\"")));
+    assert_eq!(read.json(), server.get("/jobs/1").json());
+    assert_eq!(server.get("/jobs/by-name/caf").problem().1, "no_such_job", "a part of a name is no name");
 }
 
 #[test]
@@ -301,7 +306,7 @@ fn while_the_store_is_away_jobs_are_read_from_the_ledger_and_not_written() {
     let stored = server.runtime.block_on(server.store.job(JobId(1))).unwrap().unwrap();
     server.engine.state().jobs = vec![stored];
     server.store.set_away(true);
-    for target in ["/jobs", "/jobs/1", "/jobs/1/next"] {
+    for target in ["/jobs", "/jobs/1", "/jobs/1/next", "/jobs/by-name/n"] {
         let answer = server.get(target);
         assert_eq!((answer.status, answer.header("x-chrono-flow-source")), (200, Some("ledger")), "{target}");
     }

@@ -37,6 +37,9 @@ impl Store for SwitchedStore {
     async fn cluster(&self) -> Result<Option<ClusterId>> {
         self.reach()?.cluster().await
     }
+    async fn found_cluster(&self, candidate: ClusterId) -> Result<ClusterId> {
+        self.reach()?.found_cluster(candidate).await
+    }
     async fn create_job(&self, spec: JobSpec, now: UnixMs) -> Result<Written> {
         self.reach()?.create_job(spec, now).await
     }

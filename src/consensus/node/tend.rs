@@ -8,6 +8,7 @@ use super::reads::ReadError;
 use super::requests::normal_entry;
 use super::snapshots::{Work, WorkDone};
 use super::{Effects, Failure, RequestError, StateMachine};
+use crate::consensus::members::MemberRecord;
 use crate::consensus::status::{Member, Role, Status};
 use crate::consensus::storage::Disk;
 use crate::model::NodeId;
@@ -174,19 +175,20 @@ impl<S: StateMachine, D: Disk> Core<S, D> {
             commit: raft.raft_log.committed,
             applied: self.applied.index,
             first_own_applied: self.has_own_applied(),
-            members: self.membership.records().iter().map(|(id, record)| self.member(*id, &record.address)).collect(),
+            members: self.membership.records().iter().map(|(id, record)| self.member(*id, record)).collect(),
             failed: None,
         }
     }
 
-    fn member(&self, id: NodeId, address: &str) -> Member {
+    fn member(&self, id: NodeId, record: &MemberRecord) -> Member {
         let is_self = id == self.config.node_id;
         let matched = if self.is_leader() { self.raw.raft.prs().get(id).map_or(0, |peer| peer.matched) } else { 0 };
         Member {
             id,
             // What this node was told at its start says where a peer is now; what was replicated, where it was once.
-            address: self.config.seed_members.get(&id).map_or(address, String::as_str).to_owned(),
+            address: self.config.seed_members.get(&id).unwrap_or(&record.address).clone(),
             role: self.membership.role(id),
+            store: record.store,
             reachable: is_self || self.is_reachable(id),
             applied: if is_self { self.applied.index } else { matched },
         }

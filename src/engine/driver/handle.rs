@@ -63,6 +63,11 @@ impl EngineHandle {
         self.inner.shared.ledger().unrecorded_len()
     }
 
+    /// Another controller's clock seemed to be ahead of this one by `offset_ms`; asking took `rtt_ms` (PROTOCOL H2).
+    pub fn sample_clock(&self, node: NodeId, offset_ms: i64, rtt_ms: i64) {
+        self.inner.soft.sample_clock(node, offset_ms, rtt_ms, clock::boottime_ms() as i64);
+    }
+
     fn overlay(&self, ledger: &Ledger, run: Run) -> Run {
         if run.state.is_final() {
             return run;

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
 
 use crate::clock;
 use crate::model::NodeId;
@@ -52,16 +51,6 @@ impl Peers for NobodyElse {
     }
 }
 
-/// A reading of another controller's clock (PROTOCOL H2).
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct ClockSample {
-    pub of: NodeId,
-    /// Its clock less ours, in milliseconds, as if it was read half-way.
-    pub offset_ms: i64,
-    pub rtt_ms: i64,
-    pub at_boot_ms: i64,
-}
-
 /// What was last heard of each other controller.
 #[derive(Default)]
 pub struct Pulses {
@@ -87,16 +76,13 @@ impl Pulses {
 }
 
 /// Asks all other members for their pulse, again and again.
-pub async fn run(inner: Arc<Inner>, samples: mpsc::Sender<ClockSample>, shutdown: Shutdown) {
+pub async fn run(inner: Arc<Inner>, shutdown: Shutdown) {
     while !shutdown.is_requested() {
         let status = inner.shared.status();
         let others: Vec<NodeId> = status.members.iter().map(|member| member.id).filter(|id| *id != status.node_id).collect();
         inner.pulses.lock().retain(|id, _| others.contains(id));
         let asked = others.into_iter().map(|id| ask(&inner, id));
-        for sample in futures::future::join_all(asked).await.into_iter().flatten() {
-            // A full channel: the loop is busy, and the next reading is as good.
-            let _ = samples.try_send(sample);
-        }
+        futures::future::join_all(asked).await;
         tokio::select! {
             () = tokio::time::sleep(PULSE_EVERY) => {}
             () = shutdown.requested() => {}
@@ -104,11 +90,12 @@ pub async fn run(inner: Arc<Inner>, samples: mpsc::Sender<ClockSample>, shutdown
     }
 }
 
-async fn ask(inner: &Inner, of: NodeId) -> Option<ClockSample> {
-    let (sent, sent_at) = (clock::boottime_ms() as i64, clock::wall_now());
-    let pulse = tokio::time::timeout(PULSE_TIMEOUT, inner.peers.pulse(of)).await.ok()?.ok()?;
-    let at_boot_ms = clock::boottime_ms() as i64;
-    inner.pulses.lock().insert(of, Heard { at_boot_ms, applied: pulse.applied });
-    let rtt_ms = at_boot_ms - sent;
-    Some(ClockSample { of, offset_ms: pulse.now.since(sent_at) - rtt_ms / 2, rtt_ms, at_boot_ms })
+/// What it says of its clock is as of half-way (PROTOCOL H2).
+async fn ask(inner: &Inner, of: NodeId) {
+    let (sent_ms, sent_at) = (clock::boottime_ms() as i64, clock::wall_now());
+    let Ok(Ok(pulse)) = tokio::time::timeout(PULSE_TIMEOUT, inner.peers.pulse(of)).await else { return };
+    let now_boot_ms = clock::boottime_ms() as i64;
+    inner.pulses.lock().insert(of, Heard { at_boot_ms: now_boot_ms, applied: pulse.applied });
+    let rtt_ms = now_boot_ms - sent_ms;
+    inner.soft.sample_clock(of, pulse.now.since(sent_at) - rtt_ms / 2, rtt_ms, now_boot_ms);
 }

@@ -8,12 +8,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::clock;
-use crate::consensus::{Applied, Handle, ProposeError, Status};
+use crate::consensus::{Applied, Handle, Member, MemberRole, ProposeError, Status};
 use crate::engine::api::EngineError;
-use crate::engine::clock::{ClockJudge, Reading};
+use crate::engine::clock::Reading;
 use crate::engine::core::{Core, Settings};
-use crate::ledger::{Closing, Command, Effect, Ledger, Reply, encode_entry};
-use crate::model::{ClusterId, Outcome, Reason, RunState, SessionId, UnixMs};
+use crate::ledger::{Command, Effect, Ledger, Reply, encode_entry};
+use crate::model::{ClusterId, SessionId, UnixMs};
 use crate::rpc::link::Dial;
 use crate::rpc::wire::{RevokeAck, StageAck, StageResult};
 use crate::shutdown::Shutdown;
@@ -24,17 +24,15 @@ use super::link::{Link, LinkEvent};
 use super::machine::Shared;
 use super::members::Members;
 use super::outputs::Outputs;
-use super::peers::{ClockSample, Peers, Pulses};
+use super::peers::{Peers, Pulses};
 use super::queue::{Batch, PROPOSALS_WAITING_MAX, Proposer, Queue, Request};
 use super::soft::Soft;
 use super::{feed, peers, recorder};
 
 /// The loop looks around at least so often.
 const HOUSEKEEPING_MS: i64 = 500;
-/// How long a run whose worker is silent counts as open (`lost_after_s`).
-const LOST_AFTER_MS: i64 = 3_600_000;
-/// Lost runs that one entry closes, at most.
-const LOST_PER_ENTRY_MAX: usize = 10_000;
+/// A leader whose clock is bad hands over, and tries again after so long if nobody took it.
+const HAND_OVER_AGAIN: Duration = Duration::from_secs(10);
 /// How long a new leader waits for the feed's first look at the store before it decides.
 const FEED_PATIENCE: Duration = Duration::from_millis(500);
 /// Wait before proposing again after a proposal failed.
@@ -43,8 +41,6 @@ const PROPOSE_AGAIN_MS: u64 = 20;
 const LINK_EVENTS_MAX: usize = 256;
 /// How often what runs is compared with the ledger, in which a run may have ended before its start was told here.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// Readings of other clocks that wait for the loop, at most.
-const CLOCK_SAMPLES_MAX: usize = 64;
 
 /// What the engine is told at its start.
 #[derive(Clone, Debug)]
@@ -68,7 +64,7 @@ pub fn start(
 ) -> (EngineHandle, Vec<JoinHandle<()>>) {
     let (requests, inbox) = mpsc::channel(PROPOSALS_WAITING_MAX);
     let (link_events, from_links) = mpsc::channel(LINK_EVENTS_MAX);
-    let soft = Arc::new(Soft::default());
+    let soft = Arc::new(Soft::new(config.clock_skew_ms));
     let inner = Arc::new(Inner {
         cluster: config.cluster,
         store,
@@ -81,13 +77,12 @@ pub fn start(
         peers,
         pulses: Pulses::default(),
     });
-    let (samples, from_clocks) = mpsc::channel(CLOCK_SAMPLES_MAX);
     let ledger = shared.ledger();
     let driver = Driver {
         core: Core::new(config.settings, &ledger),
         ledger,
         status: shared.status(),
-        judge: ClockJudge::new(config.clock_skew_ms),
+        handed_over_at: None,
         config: config.clone(),
         shared,
         soft,
@@ -104,9 +99,9 @@ pub fn start(
         link_events,
     };
     let tasks = vec![
-        tokio::spawn(driver.run(inbox, from_links, from_clocks, shutdown.clone())),
+        tokio::spawn(driver.run(inbox, from_links, shutdown.clone())),
         tokio::spawn(feed::run(inner.clone(), shutdown.clone())),
-        tokio::spawn(peers::run(inner.clone(), samples, shutdown.clone())),
+        tokio::spawn(peers::run(inner.clone(), shutdown.clone())),
         tokio::spawn(recorder::run(inner.clone(), config, shutdown)),
     ];
     (EngineHandle { inner }, tasks)
@@ -117,7 +112,8 @@ struct Driver {
     core: Core,
     ledger: Ledger,
     status: Status,
-    judge: ClockJudge,
+    /// When this node last asked another one to lead, because of its clock.
+    handed_over_at: Option<tokio::time::Instant>,
     shared: Arc<Shared>,
     soft: Arc<Soft>,
     consensus: Handle<Vec<Reply>>,
@@ -151,13 +147,7 @@ async fn landed(in_flight: &mut Option<InFlight>) -> Result<Applied<Vec<Reply>>,
 }
 
 impl Driver {
-    async fn run(
-        mut self,
-        mut inbox: mpsc::Receiver<Request>,
-        mut from_links: mpsc::Receiver<LinkEvent>,
-        mut from_clocks: mpsc::Receiver<ClockSample>,
-        shutdown: Shutdown,
-    ) {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Request>, mut from_links: mpsc::Receiver<LinkEvent>, shutdown: Shutdown) {
         let mut not_before = tokio::time::Instant::now();
         loop {
             let wake = self.wake_in().max(not_before.saturating_duration_since(tokio::time::Instant::now()));
@@ -175,11 +165,11 @@ impl Driver {
                     }
                 }
                 Some(event) = from_links.recv() => self.on_link_event(event),
-                Some(sample) = from_clocks.recv() => self.on_clock_sample(sample),
                 () = tokio::time::sleep(wake) => {}
                 () = shutdown.requested() => break,
             }
             self.check_clock();
+            self.hand_over();
             self.check_licence();
             if self.swept_at.elapsed() >= SWEEP_EVERY {
                 self.swept_at = tokio::time::Instant::now();
@@ -220,6 +210,8 @@ impl Driver {
             self.core.absorb(&self.ledger, &update.effects);
         }
         self.soft.follow(&self.ledger, clock::wall_now(), clock::boottime_ms() as i64);
+        let others = self.status.members.iter().filter(|member| member.role == MemberRole::Voter && member.id != self.status.node_id);
+        self.soft.set_other_voters(others.map(|member| member.id));
         self.links.retain(|session, _| self.ledger.session(*session).is_some());
     }
 
@@ -242,16 +234,37 @@ impl Driver {
         }
     }
 
-    fn on_clock_sample(&mut self, _sample: ClockSample) {}
-
     fn check_clock(&mut self) {
         let reading = Reading { wall: clock::wall_now(), boot_ms: clock::boottime_ms() as i64 };
-        if let Some(jump_ms) = self.judge.observe(reading) {
+        let (jump_ms, news) = self.soft.observe_clock(reading);
+        if let Some(jump_ms) = jump_ms {
             log::warn!("the wall clock jumped by {jump_ms} ms; deciding waits until it goes steadily (now {})", reading.wall);
-            self.soft.set_clock_trouble(Some(format!("the wall clock jumped by {jump_ms} ms")));
-        } else if self.judge.is_good() {
-            self.soft.set_clock_trouble(None);
         }
+        match news {
+            Some(Some(trouble)) if jump_ms.is_none() => log::error!("{trouble}; this node doesn't decide"),
+            Some(None) => log::info!("the clock is good again"),
+            _ => {}
+        }
+    }
+
+    /// A leader whose clock is bad keeps replicating, and asks another one to lead (PROTOCOL H1).
+    fn hand_over(&mut self) {
+        let is_recent = self.handed_over_at.is_some_and(|at| at.elapsed() < HAND_OVER_AGAIN);
+        if !self.status.is_leader() || is_recent || !self.soft.is_clock_outvoted() {
+            return;
+        }
+        let is_other = |member: &Member| member.role == MemberRole::Voter && member.reachable && member.id != self.status.node_id;
+        if !self.status.members.iter().any(is_other) {
+            return;
+        }
+        self.handed_over_at = Some(tokio::time::Instant::now());
+        log::warn!("this node leads, and its clock is not with the majority: it hands leadership over");
+        let consensus = self.consensus.clone();
+        tokio::spawn(async move {
+            if let Err(error) = consensus.transfer_leadership(None).await {
+                log::warn!("leadership can't be handed over: {error}");
+            }
+        });
     }
 
     /// PROTOCOL B1: only a leader that has applied an entry of its own term and whose clock is good.
@@ -261,7 +274,7 @@ impl Driver {
         if licence != self.licence {
             self.core.rebuild(&self.ledger);
             self.links.clear();
-            self.soft.forget_licence();
+            self.soft.begin_licence(clock::boottime_ms() as i64);
             self.licensed_at = tokio::time::Instant::now();
         }
         self.licence = licence;
@@ -293,8 +306,8 @@ impl Driver {
         }
         let mut fleet = self.fleet();
         for command in &mut batch.commands {
-            if let Command::Trigger { session: session @ None, .. } = command {
-                *session = fleet.choose();
+            if let Command::Trigger { job, session: session @ None, .. } = command {
+                *session = self.ledger.job(*job).and_then(|job| fleet.choose(&job.spec.worker_selector));
             }
         }
         let entry = encode_entry(&batch.commands);
@@ -319,7 +332,7 @@ impl Driver {
             return Batch { commands, ..Batch::default() };
         }
         let mut fleet = self.fleet();
-        let is_due = self.judge.is_good() && self.has_looked() && self.core.has_due(&self.ledger, now);
+        let is_due = self.soft.is_clock_good() && self.has_looked() && self.core.has_due(&self.ledger, now);
         if is_due
             && std::mem::take(&mut self.has_waited)
             && let Some(decide) = self.core.decide(&self.ledger, now, &mut fleet)
@@ -330,28 +343,9 @@ impl Driver {
         let planned = self.core.plan(&self.ledger, now, &mut fleet, is_due && batch.commands.is_empty());
         self.has_waited = is_due && !planned.iter().any(|command| matches!(command, Command::Decide(_)));
         batch.commands.extend(planned);
-        batch.commands.extend(self.close_lost(now));
+        let reading = Reading { wall: now, boot_ms: clock::boottime_ms() as i64 };
+        batch.commands.extend(self.soft.plan_lost(&self.ledger, &self.core.staging, reading));
         batch
-    }
-
-    /// Runs whose worker has been silent for too long are lost (PROTOCOL D2).
-    fn close_lost(&self, now: UnixMs) -> Option<Command> {
-        let now_boot_ms = clock::boottime_ms() as i64;
-        let is_lost = |session| match self.ledger.session(session) {
-            Some(_) => self.soft.silence_ms(session, now_boot_ms).is_some_and(|silence| silence > LOST_AFTER_MS),
-            None => false,
-        };
-        let lost: Vec<SessionId> = self.core.staging.sessions().filter(|session| is_lost(*session)).collect();
-        if lost.is_empty() {
-            return None;
-        }
-        let runs = self.ledger.open_runs().filter(|run| run.assigned.is_some_and(|assigned| lost.contains(&assigned.session)));
-        let closing = |run: &Arc<crate::ledger::OpenRun>| {
-            let mut outcome = Outcome::unstarted(RunState::Lost, Some(Reason::WorkerLost), now);
-            outcome.error = Some(format!("its worker has been silent for more than {} s", LOST_AFTER_MS / 1000));
-            Closing { run: run.id, epoch: run.epoch, outcome }
-        };
-        Some(Command::Close { at: now, runs: runs.take(LOST_PER_ENTRY_MAX).map(closing).collect() })
     }
 
     fn fleet(&self) -> crate::engine::placement::Fleet {
@@ -361,8 +355,10 @@ impl Driver {
     /// Tells each idle link what its worker has to know. Only what is applied, and by a leader of this term (PROTOCOL B1, B2).
     fn send_orders(&mut self) {
         let sessions: Vec<SessionId> = self.core.staging.sessions().collect();
+        let now_boot_ms = clock::boottime_ms() as i64;
         for id in sessions {
-            let Some(session) = self.ledger.session(id) else { continue };
+            // One that is over takes no orders, and one without a permit could start nothing.
+            let Some(session) = self.ledger.session(id).filter(|_| self.soft.has_permit(id, now_boot_ms)) else { continue };
             let link = self.links.entry(id).or_insert_with(|| {
                 Link::start(session.clone(), self.config.cluster, self.config.clock_skew_ms, self.workers.clone(), self.link_events.clone())
             });

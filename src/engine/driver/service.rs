@@ -6,6 +6,7 @@ use tarpc::server::{BaseChannel, Channel};
 
 use crate::clock;
 use crate::engine::api::EngineError;
+use crate::engine::leases::LEASE_OVER_MS;
 use crate::ledger::{Closing, Command, Reply};
 use crate::model::{RunState, SessionId, limits};
 use crate::rpc::codec::transport;
@@ -102,21 +103,17 @@ impl EngineHandle {
     fn check_rival(&self, request: &OpenSession) -> Result<(), Refusal> {
         let ledger = self.inner.shared.ledger();
         let rivals = ledger.sessions().filter(|session| session.worker == request.worker && session.data_dir != request.data_dir);
-        let margin_ms = limits::SESSION_LEASE_MS + limits::HEARTBEAT_MS;
-        for rival in rivals {
-            let silence_ms = self.inner.soft.silence_ms(rival.id, clock::boottime_ms() as i64).unwrap_or(0);
-            if silence_ms <= margin_ms {
-                let what = format!(
-                    "another worker named {} (data directory {}) may still run; it has been silent for {} s of {} s",
-                    request.worker,
-                    rival.data_dir,
-                    silence_ms / 1000,
-                    margin_ms / 1000
-                );
-                return Err(Refusal::Busy { what });
-            }
-        }
-        Ok(())
+        // The loop ends a session whose lease is surely out; until that is committed it may have one.
+        let Some(rival) = rivals.min_by_key(|session| session.id) else { return Ok(()) };
+        let silence_ms = self.inner.soft.silence_ms(rival.id, clock::boottime_ms() as i64).unwrap_or(0);
+        let what = format!(
+            "another worker named {} (data directory {}) may still run; it has been silent for {} s of {} s",
+            request.worker,
+            rival.data_dir,
+            silence_ms / 1000,
+            LEASE_OVER_MS / 1000
+        );
+        Err(Refusal::Busy { what })
     }
 
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<Grant, Refusal> {
@@ -133,9 +130,16 @@ impl EngineHandle {
 
     /// A lease, once a quorum has confirmed that this node still leads (PROTOCOL C3). The heartbeat counts whoever leads.
     async fn grant(&self, session: SessionId, heartbeat: Heartbeat) -> Result<Grant, Refusal> {
-        self.inner.soft.seen(session, clock::wall_now(), clock::boottime_ms() as i64, Some(heartbeat));
+        let is_over = || Refusal::OtherSession { ours: None, given: session };
+        if !self.inner.soft.seen(session, clock::wall_now(), clock::boottime_ms() as i64, heartbeat) {
+            // Only a leader ends sessions, and it ends this one.
+            return Err(if self.inner.is_licensed() { is_over() } else { self.not_leader() });
+        }
         let confirmed = self.inner.consensus.confirm_leader().await.map_err(|_| self.not_leader())?;
         let Some(term) = confirmed.leader_term.filter(|_| self.inner.is_licensed()) else { return Err(self.not_leader()) };
+        if self.inner.shared.ledger().session(session).is_none() {
+            return Err(is_over()); // it was ended meanwhile
+        }
         Ok(Grant {
             term,
             now: clock::wall_now(),

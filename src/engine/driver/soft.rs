@@ -1,13 +1,15 @@
 //! What the leader knows beyond the ledger: how runs are doing, small outputs on their way to the store, how the workers are. All of it is
 //! lost with the process and told again by the workers.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::engine::clock::{ClockJudge, Reading, Source};
+use crate::engine::leases::Leases;
 use crate::engine::placement::{Fleet, Health};
 use crate::engine::staging::Staging;
-use crate::ledger::Ledger;
-use crate::model::{OutputPart, Run, RunId, RunState, SessionId, UnixMs, WorkerInfo, WorkerState, limits};
+use crate::ledger::{Command, Ledger, Session};
+use crate::model::{NodeId, OutputPart, Run, RunId, RunState, SessionId, UnixMs, WorkerId, WorkerInfo, WorkerState, limits};
 use crate::rpc::wire::Heartbeat;
 
 /// Output of ended runs that is kept in memory until the store has it, at most; more is fetched from the workers' spools.
@@ -15,13 +17,14 @@ const OUTPUT_KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Runs that are known to be running, at most; the state of further ones reads as `staged`.
 const STARTED_MAX: usize = 1_000_000;
 
-#[derive(Default)]
 pub struct Soft {
     state: Mutex<State>,
+    skew_ms_max: i64,
 }
 
-#[derive(Default)]
 struct State {
+    judge: ClockJudge,
+    leases: Leases,
     started: HashMap<RunId, UnixMs>,
     outputs: HashMap<RunId, Vec<OutputPart>>,
     outputs_bytes: usize,
@@ -36,7 +39,6 @@ struct State {
 
 #[derive(Clone)]
 struct Seen {
-    at_boot_ms: i64,
     at: UnixMs,
     heartbeat: Option<Heartbeat>,
 }
@@ -51,6 +53,23 @@ pub struct Troubles {
 }
 
 impl Soft {
+    pub fn new(skew_ms_max: i64) -> Soft {
+        let state = State {
+            judge: ClockJudge::new(skew_ms_max),
+            leases: Leases::default(),
+            started: HashMap::new(),
+            outputs: HashMap::new(),
+            outputs_bytes: 0,
+            sessions: HashMap::new(),
+            feed_has_looked: false,
+            store_trouble: None,
+            feed_trouble: None,
+            clock_trouble: None,
+            is_full: false,
+        };
+        Soft { state: Mutex::new(state), skew_ms_max }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code that can panic runs under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -102,20 +121,24 @@ impl Soft {
     /// A run that has not ended, with what its worker says of it.
     pub fn overlay(&self, mut run: Run, session: Option<SessionId>, now_boot_ms: i64) -> Run {
         let state = self.lock();
-        if let Some(started_at) = state.started.get(&run.id).filter(|_| run.state == RunState::Staged) {
-            run.state = RunState::Running;
+        if let Some(started_at) = state.started.get(&run.id).filter(|_| matches!(run.state, RunState::Staged | RunState::Unreachable)) {
             run.started_at = Some(*started_at);
+            if run.state == RunState::Staged {
+                run.state = RunState::Running;
+            }
         }
-        let is_silent = session.and_then(|session| state.sessions.get(&session)).is_some_and(|seen| seen.is_silent(now_boot_ms));
+        let is_silent = session.is_some_and(|session| state.leases.is_silent(session, now_boot_ms));
         if is_silent && matches!(run.state, RunState::Staged | RunState::Running) {
             run.state = RunState::Unreachable;
         }
         run
     }
 
-    /// Output that came with reports, and how far the feed had looked, counts for one licence. What runs was told by the workers themselves.
-    pub fn forget_licence(&self) {
+    /// Output that came with reports, how far the feed had looked, and which leases may stand, counts for one licence. What runs was told
+    /// by the workers themselves.
+    pub fn begin_licence(&self, now_boot_ms: i64) {
         let mut state = self.lock();
+        state.leases.lead(now_boot_ms);
         state.outputs.clear();
         state.outputs_bytes = 0;
         state.feed_has_looked = false;
@@ -136,63 +159,98 @@ impl Soft {
         heartbeat.is_some_and(|heartbeat| heartbeat.trouble.replace(why.to_owned()).is_none())
     }
 
-    pub fn seen(&self, session: SessionId, at: UnixMs, at_boot_ms: i64, heartbeat: Option<Heartbeat>) {
+    /// A worker has spoken. False: its session is over, or about to be, and gets no grant.
+    pub fn seen(&self, session: SessionId, at: UnixMs, at_boot_ms: i64, heartbeat: Heartbeat) -> bool {
         let mut state = self.lock();
-        let before = state.sessions.remove(&session).and_then(|seen| seen.heartbeat);
-        state.sessions.insert(session, Seen { at_boot_ms, at, heartbeat: heartbeat.or(before) });
+        if !state.leases.heard(session, at_boot_ms) {
+            return false;
+        }
+        state.judge.sample(Source::Worker(session), heartbeat.now.since(at), 0, at_boot_ms);
+        state.sessions.insert(session, Seen { at, heartbeat: Some(heartbeat) });
+        true
     }
 
-    /// Sessions that are no longer in the ledger are forgotten; those that have not been heard of since this node leads count from now.
+    /// What the leader should propose for workers that are silent.
+    pub fn plan_lost(&self, ledger: &Ledger, staging: &Staging, now: Reading) -> Vec<Command> {
+        self.lock().leases.plan(ledger, staging, now, self.skew_ms_max)
+    }
+
+    /// Whether a session may still start what it is told.
+    pub fn has_permit(&self, session: SessionId, now_boot_ms: i64) -> bool {
+        self.lock().leases.has_permit(session, now_boot_ms)
+    }
+
+    // ---- the clock
+
+    /// Another controller's clock seemed to be ahead of this one by `offset_ms`; asking took `rtt_ms` (PROTOCOL H2).
+    pub fn sample_clock(&self, node: NodeId, offset_ms: i64, rtt_ms: i64, now_boot_ms: i64) {
+        self.lock().judge.sample(Source::Controller(node), offset_ms, rtt_ms, now_boot_ms);
+    }
+
+    pub fn set_other_voters(&self, others: impl IntoIterator<Item = NodeId>) {
+        self.lock().judge.set_others(others);
+    }
+
+    /// Looks at this node's clock. Answers a jump, if there was one, and what is wrong, if that is news.
+    pub fn observe_clock(&self, reading: Reading) -> (Option<i64>, Option<Option<String>>) {
+        let mut state = self.lock();
+        let jump_ms = state.judge.observe(reading);
+        let trouble = state.judge.trouble();
+        let news = replace(&mut state.clock_trouble, trouble.clone()).then_some(trouble);
+        (jump_ms, news)
+    }
+
+    pub fn is_clock_good(&self) -> bool {
+        self.lock().judge.is_good()
+    }
+
+    /// The majority of the controllers has another time (PROTOCOL H1).
+    pub fn is_clock_outvoted(&self) -> bool {
+        self.lock().judge.is_outvoted()
+    }
+
+    // ---- the workers
+
+    /// Sessions that are no longer in the ledger are forgotten; those that have not been heard of count from now.
     pub fn follow(&self, ledger: &Ledger, now: UnixMs, now_boot_ms: i64) {
         let mut state = self.lock();
+        state.leases.follow(ledger, now_boot_ms);
+        state.judge.retain_workers(|id| ledger.session(id).is_some());
         state.sessions.retain(|id, _| ledger.session(*id).is_some());
         for session in ledger.sessions() {
-            state.sessions.entry(session.id).or_insert(Seen { at_boot_ms: now_boot_ms, at: now, heartbeat: None });
+            state.sessions.entry(session.id).or_insert(Seen { at: now, heartbeat: None });
         }
     }
 
     /// The workers that may get work.
     pub fn fleet(&self, ledger: &Ledger, staging: &Staging, now_boot_ms: i64) -> Fleet {
         let state = self.lock();
-        let health = |id: SessionId, slots: u32| {
-            let seen = state.sessions.get(&id)?;
-            let heartbeat = seen.heartbeat.as_ref()?;
-            let takes_work = !seen.is_silent(now_boot_ms) && !heartbeat.is_draining && heartbeat.trouble.is_none();
-            Some((id, Health { slots, takes_work, outstanding: staging.outstanding(id) }))
+        let health = |session: &Arc<Session>| {
+            let id = session.id;
+            let heartbeat = state.sessions.get(&id)?.heartbeat.as_ref()?;
+            let is_willing = !heartbeat.is_draining && heartbeat.trouble.is_none();
+            let takes_work = is_willing && state.leases.is_fresh(id, now_boot_ms) && !state.judge.is_worker_off(id);
+            Some((id, Health { session: session.clone(), takes_work, outstanding: staging.outstanding(id) }))
         };
-        Fleet { sessions: ledger.sessions().filter_map(|session| health(session.id, session.slots)).collect() }
+        Fleet { sessions: ledger.sessions().filter_map(health).collect() }
     }
 
-    /// How long a session has been silent, in milliseconds.
+    /// For how long the leader counts a session as silent, in milliseconds (PROTOCOL C4).
     pub fn silence_ms(&self, session: SessionId, now_boot_ms: i64) -> Option<i64> {
-        self.lock().sessions.get(&session).map(|seen| now_boot_ms - seen.at_boot_ms)
+        self.lock().leases.silence_ms(session, now_boot_ms)
     }
 
+    /// Each worker by its newest session; one that is over makes it unreachable.
     pub fn workers(&self, ledger: &Ledger, now_boot_ms: i64) -> Vec<WorkerInfo> {
         let state = self.lock();
-        ledger
-            .sessions()
-            .map(|session| {
-                let seen = state.sessions.get(&session.id);
-                let heartbeat = seen.and_then(|seen| seen.heartbeat.as_ref());
-                let worker_state = match (seen, heartbeat) {
-                    (Some(seen), _) if seen.is_silent(now_boot_ms) => WorkerState::Unreachable,
-                    (_, Some(heartbeat)) if heartbeat.is_draining => WorkerState::Draining,
-                    (None, _) => WorkerState::Unreachable,
-                    _ => WorkerState::Ready,
-                };
-                WorkerInfo {
-                    id: session.worker.clone(),
-                    address: session.address.clone(),
-                    labels: session.labels.clone(),
-                    slots: session.slots,
-                    running: heartbeat.map_or(0, |heartbeat| heartbeat.running),
-                    staged: heartbeat.map_or(0, |heartbeat| heartbeat.waiting),
-                    state: worker_state,
-                    lease_expires_at: seen.map(|seen| seen.at + limits::SESSION_LEASE_MS),
-                }
-            })
-            .collect()
+        let mut newest: BTreeMap<&WorkerId, &Arc<Session>> = BTreeMap::new();
+        for session in ledger.ended_sessions().chain(ledger.sessions()) {
+            let place = newest.entry(&session.worker).or_insert(session);
+            if (place.ended_at.is_some(), session.id) > (session.ended_at.is_some(), place.id) {
+                *place = session;
+            }
+        }
+        newest.into_values().map(|session| state.worker(session, now_boot_ms)).collect()
     }
 
     /// Why no worker takes work, if none does.
@@ -226,9 +284,6 @@ impl Soft {
     pub fn set_feed_trouble(&self, trouble: Option<String>) -> bool {
         replace(&mut self.lock().feed_trouble, trouble)
     }
-    pub fn set_clock_trouble(&self, trouble: Option<String>) -> bool {
-        replace(&mut self.lock().clock_trouble, trouble)
-    }
     pub fn set_full(&self, is_full: bool) -> bool {
         std::mem::replace(&mut self.lock().is_full, is_full) != is_full
     }
@@ -240,8 +295,25 @@ fn replace(place: &mut Option<String>, trouble: Option<String>) -> bool {
     is_news
 }
 
-impl Seen {
-    fn is_silent(&self, now_boot_ms: i64) -> bool {
-        now_boot_ms - self.at_boot_ms > limits::SESSION_LEASE_MS
+impl State {
+    fn worker(&self, session: &Session, now_boot_ms: i64) -> WorkerInfo {
+        let seen = self.sessions.get(&session.id);
+        let heartbeat = seen.and_then(|seen| seen.heartbeat.as_ref());
+        let state = match heartbeat {
+            _ if seen.is_none() || session.ended_at.is_some() || self.leases.is_silent(session.id, now_boot_ms) => WorkerState::Unreachable,
+            Some(heartbeat) if heartbeat.is_draining => WorkerState::Draining,
+            _ if self.judge.is_worker_off(session.id) => WorkerState::BadClock,
+            _ => WorkerState::Ready,
+        };
+        WorkerInfo {
+            id: session.worker.clone(),
+            address: session.address.clone(),
+            labels: session.labels.clone(),
+            slots: session.slots,
+            running: heartbeat.map_or(0, |heartbeat| heartbeat.running),
+            staged: heartbeat.map_or(0, |heartbeat| heartbeat.waiting),
+            state,
+            lease_expires_at: seen.map(|seen| seen.at + limits::SESSION_LEASE_MS),
+        }
     }
 }

@@ -4,6 +4,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 
 use super::{signed, sql, unsigned};
 use crate::model::{Job, JobId, JobSpec, Revision, UnixMs};
+use crate::store::codec::{decode_spec, encode_spec};
 use crate::store::{Change, ChangeKind, JobFilter, JobPage, Result, StoreError, Written};
 
 /// Tombstones that one call forgets, at most.
@@ -35,8 +36,7 @@ impl JobRow {
 
     fn spec(&self) -> Result<JobSpec> {
         let text = self.spec.as_deref().ok_or(StoreError::NoSuchJob)?;
-        serde_json::from_str(text)
-            .map_err(|error| StoreError::Internal(format!("the specification of job {} can't be read: {error}", self.id)))
+        decode_spec(self.id, text)
     }
 
     fn job(self) -> Result<Job> {
@@ -47,7 +47,7 @@ impl JobRow {
 }
 
 pub(super) fn create(connection: &Connection, spec: JobSpec, now: UnixMs) -> Result<Written> {
-    let text = encode(&spec)?;
+    let text = encode_spec(&spec)?;
     ensure_name_is_free(connection, &spec.name, None)?;
     let change_seq = next_change_seq(connection)?;
     let values = params![spec.name, spec.is_enabled, signed(change_seq)?, now.0, text];
@@ -75,7 +75,7 @@ fn replace_row(connection: &Connection, old: JobRow, expected: Option<Revision>,
     if old.spec().is_ok_and(|old| old == spec) {
         return Ok(Written { job: old.job()?, is_new: false, is_changed: false });
     }
-    let text = encode(&spec)?;
+    let text = encode_spec(&spec)?;
     ensure_name_is_free(connection, &spec.name, Some(old.id))?;
     let change_seq = next_change_seq(connection)?;
     let (id, revision, created_at) = (old.id, old.revision + 1, old.created_at);
@@ -121,16 +121,6 @@ fn ensure_name_is_free(connection: &Connection, name: &str, but_for: Option<JobI
 
 fn next_change_seq(connection: &Connection) -> Result<u64> {
     unsigned(connection.prepare_cached(sql!("meta_next_change_seq"))?.query_row([], |row| row.get(0))?)
-}
-
-/// The specification as JSON that reads back as the same; what would not (an instant outside of the calendar) is not written.
-fn encode(spec: &JobSpec) -> Result<String> {
-    let text = serde_json::to_string(spec).map_err(|error| StoreError::Internal(format!("a specification can't be written: {error}")))?;
-    match serde_json::from_str::<JobSpec>(&text) {
-        Ok(read) if read == *spec => Ok(text),
-        Ok(_) => Err(StoreError::Internal("a specification would not read back as it is".into())),
-        Err(error) => Err(StoreError::Internal(format!("a specification would not read back: {error}"))),
-    }
 }
 
 fn find(connection: &Connection, id: JobId) -> Result<Option<JobRow>> {

@@ -108,6 +108,10 @@ impl Store for SqliteStore {
         self.read(cluster_of).await
     }
 
+    async fn found_cluster(&self, candidate: ClusterId) -> Result<ClusterId> {
+        self.write(1, move |connection| found_cluster(connection, candidate)).await
+    }
+
     async fn create_job(&self, spec: JobSpec, now: UnixMs) -> Result<Written> {
         self.write(JOB_ROWS, move |connection| jobs::create(connection, spec, now)).await
     }
@@ -197,14 +201,18 @@ fn cluster_of(connection: &Connection) -> Result<Option<ClusterId>> {
     id.map_err(|error| StoreError::Internal(format!("its cluster id can't be read: {error}")))
 }
 
+fn found_cluster(connection: &Connection, candidate: ClusterId) -> Result<ClusterId> {
+    connection.prepare_cached(sql!("meta_bind_cluster"))?.execute(params![candidate.0.as_bytes()])?;
+    Ok(cluster_of(connection)?.unwrap_or(candidate))
+}
+
 fn bind_cluster(connection: &Connection, cluster: ClusterId, path: &Path) -> Result<()> {
-    match cluster_of(connection)? {
-        Some(bound) if bound == cluster => Ok(()),
-        Some(bound) => Err(StoreError::Refused(format!(
+    match found_cluster(connection, cluster)? {
+        bound if bound == cluster => Ok(()),
+        bound => Err(StoreError::Refused(format!(
             "the store {} belongs to cluster {bound}, not to {cluster}; put back the data that it was made with, or move it away",
             path.display()
         ))),
-        None => Ok(connection.prepare_cached(sql!("meta_bind_cluster"))?.execute(params![cluster.0.as_bytes()]).map(drop)?),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Promises about jobs.
 
-use chrono_flow::model::{CatchUp, JobId, JobSpec, Overlap, Retry, UnixMs};
+use chrono_flow::model::{CatchUp, JobId, JobSpec, OnWorkerLost, Overlap, Retry, UnixMs};
 use chrono_flow::store::{JobFilter, Store, StoreError};
 
 use super::{Harness, NOON, open_fresh, reopen, spec};
@@ -21,6 +21,9 @@ fn hard_spec() -> JobSpec {
         catch_up_window_s: 10,
         catch_up_max: 11,
         start_deadline_s: 12,
+        worker_selector: [(odd.to_owned(), odd.to_owned())].into(),
+        on_worker_lost: OnWorkerLost::Retry,
+        lost_after_s: 14,
         starts_at: Some(UnixMs(-1)),
         ends_at: Some(UnixMs::MAX),
         max_output_bytes: 13,

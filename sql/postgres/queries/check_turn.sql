@@ -1,0 +1,1 @@
+UPDATE checks SET number = number + 1

@@ -1,0 +1,1 @@
+INSERT INTO cluster (id) VALUES ($1) ON CONFLICT (is_one) DO NOTHING

@@ -1,0 +1,1 @@
+SELECT day FROM run_days WHERE day = ANY($1) ORDER BY day FOR UPDATE

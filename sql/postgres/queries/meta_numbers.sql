@@ -1,0 +1,1 @@
+SELECT change_seq, job_id FROM meta
