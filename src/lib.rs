@@ -3,7 +3,7 @@
 //! The map. Imports go downwards only; `tests/tidy.rs` enforces it.
 //!
 //! ```text
-//! main → cli · config · standalone                    wiring of a role
+//! main → cli · config · standalone · controller · worker                  wiring of a role
 //!      → client                                       the client commands: only the API's words, and schedules
 //!      → http · engine::driver · agent · peers · consensus · store · rpc
 //!      → ledger · engine::{core, timers, policy, placement} · schedule      pure
@@ -18,6 +18,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod consensus;
+pub mod controller;
 pub mod engine;
 pub mod http;
 pub mod ledger;
@@ -31,3 +32,4 @@ pub mod standalone;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod worker;

@@ -70,6 +70,7 @@ mod tests {
             timeout_ms: None,
             kill_grace_ms: 0,
             max_output_bytes: 0,
+            ends_with_lease: false,
         };
         task.env.insert("LANG".into(), "de_DE.UTF-8".into());
         task.env.insert("TOKEN".into(), "secret".into());

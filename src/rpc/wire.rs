@@ -104,12 +104,14 @@ pub struct Task {
     pub timeout_ms: Option<u64>,
     pub kill_grace_ms: u64,
     pub max_output_bytes: u64,
+    /// Stopped by the guardian when the session's lease is over: another worker gets a new attempt then (PROTOCOL C5, D2).
+    pub ends_with_lease: bool,
 }
 
 impl fmt::Debug for Task {
     /// Without the values of the environment, which are in no log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Task { command, env, working_dir, timeout_ms, kill_grace_ms, max_output_bytes } = self;
+        let Task { command, env, working_dir, timeout_ms, kill_grace_ms, max_output_bytes, ends_with_lease } = self;
         f.debug_struct("Task")
             .field("command", command)
             .field("env", &env.keys().collect::<Vec<_>>())
@@ -117,6 +119,7 @@ impl fmt::Debug for Task {
             .field("timeout_ms", timeout_ms)
             .field("kill_grace_ms", kill_grace_ms)
             .field("max_output_bytes", max_output_bytes)
+            .field("ends_with_lease", ends_with_lease)
             .finish()
     }
 }

@@ -192,6 +192,7 @@ pub fn stage(command: &str) -> Stage {
             timeout_ms: None,
             kill_grace_ms: 10_000,
             max_output_bytes: 1 << 20,
+            ends_with_lease: false,
         },
     }
 }

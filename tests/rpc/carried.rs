@@ -11,7 +11,7 @@ use chrono_flow::peers::{Node, PeerLinks, PeerRequests, PeerServer};
 use chrono_flow::rpc::dial::TcpDial;
 use chrono_flow::rpc::handshake::{Name, Service};
 use chrono_flow::rpc::listen::Listener;
-use chrono_flow::rpc::peer::{MembersWish, Proposed};
+use chrono_flow::rpc::peer::{MembersWish, Proposed, Pulse};
 use chrono_flow::rpc::wire::Refusal;
 use tokio::sync::watch;
 
@@ -58,8 +58,8 @@ impl PeerRequests for NoEngine {
     async fn change_members(&self, _: MembersWish) -> Result<(), Refusal> {
         Err(Refusal::NotLeader { leader: None })
     }
-    fn clock(&self) -> UnixMs {
-        UnixMs(0)
+    fn pulse(&self) -> Pulse {
+        Pulse { now: UnixMs(0), applied: 0 }
     }
 }
 

@@ -13,7 +13,7 @@ use chrono_flow::peers::{Addresses, PeerCalls, PeerLinks, PeerRequests, PeerServ
 use chrono_flow::rpc::dial::TcpDial;
 use chrono_flow::rpc::handshake::{Name, Service};
 use chrono_flow::rpc::listen::Listener;
-use chrono_flow::rpc::peer::{MembersWish, Proposed};
+use chrono_flow::rpc::peer::{MembersWish, Proposed, Pulse};
 use chrono_flow::rpc::secret::ClusterSecret;
 use chrono_flow::rpc::wire::Refusal;
 use serde_bytes::ByteBuf;
@@ -79,8 +79,8 @@ impl PeerRequests for Engine {
         changed.map_err(|error| Refusal::Failed(error.to_string()))
     }
 
-    fn clock(&self) -> UnixMs {
-        NOW
+    fn pulse(&self) -> Pulse {
+        Pulse { now: NOW, applied: 7 }
     }
 }
 

@@ -159,18 +159,18 @@ async fn peers_propose_through_the_leader_and_read_each_others_clocks() {
     let calls = &group.controllers[&follower].calls;
     let proposed = calls.propose(leader, LIMIT, b"from a follower".to_vec()).await.unwrap();
     assert_eq!(*proposed.replies, 1usize.to_le_bytes());
-    assert_eq!(calls.clock(leader, LIMIT).await.unwrap().0, NOW);
+    assert_eq!(calls.pulse(leader, LIMIT).await.unwrap().now, NOW);
     let large = calls.propose(leader, Duration::from_secs(20), vec![1; 8 << 20]).await;
     assert!(large.is_ok(), "the largest command that the ledger takes: {large:?}");
     let refused = group.controllers[&leader].calls.propose(follower, LIMIT, b"to a follower".to_vec()).await.unwrap_err();
     assert!(matches!(refused, CallError::Refused { refusal: Refusal::NotLeader { .. }, .. }), "{refused}");
-    assert!(matches!(calls.clock(9, LIMIT).await, Err(CallError::Unknown(9))));
+    assert!(matches!(calls.pulse(9, LIMIT).await, Err(CallError::Unknown(9))));
 
     // A broken connection is replaced, one that can't be is an error in time.
     group.proxies[&(follower, leader)].cut();
-    let error = calls.clock(leader, Duration::from_millis(300)).await.unwrap_err();
+    let error = calls.pulse(leader, Duration::from_millis(300)).await.unwrap_err();
     assert!(matches!(error, CallError::Unreachable { .. } | CallError::Broken { .. }), "{error}");
     group.heal();
-    until("an answer", async || calls.clock(leader, LIMIT).await.is_ok()).await;
+    until("an answer", async || calls.pulse(leader, LIMIT).await.is_ok()).await;
     group.stop_all().await;
 }

@@ -4,11 +4,19 @@
 //! - `witness` is a file to which jobs append what they are; `audit` compares it with the schedule, which the tests reckon themselves,
 //!   and with the history that the program shows. Nothing here asks the program whether it was right.
 
+#[allow(dead_code)] // of what is shared, not every target uses every word
+#[path = "../support/api.rs"]
 mod api;
+#[allow(dead_code)]
+#[path = "../support/audit.rs"]
 mod audit;
 #[path = "../support/random.rs"]
 mod random;
 mod server;
+#[path = "../support/wait.rs"]
+mod wait;
+#[allow(dead_code)]
+#[path = "../support/witness.rs"]
 mod witness;
 
 mod crash;

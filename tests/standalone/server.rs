@@ -4,41 +4,13 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::api::Api;
 
-/// Nothing takes longer, unless something hangs.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-/// Rest between two looks at what has no event to wait for.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
-/// Looks until there is something to see.
-#[track_caller]
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        assert!(Instant::now() < until, "this did not happen in {PATIENCE:?}: {what}");
-        std::thread::sleep(LOOK_AGAIN);
-    }
-}
-
-/// The wall clock, in milliseconds since 1970.
-pub fn now_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
-}
-
-/// Waits until the wall clock says `ms`.
-pub fn wait_until_ms(ms: i64) {
-    while now_ms() < ms {
-        std::thread::sleep(Duration::from_millis((ms - now_ms()).clamp(1, 1000) as u64));
-    }
-}
+pub use crate::wait::{PATIENCE, eventually, now_ms, wait_until_ms};
 
 /// A directory that is gone after the test: the server works in it, and its data lies in `data`.
 pub struct Place(tempfile::TempDir);
@@ -66,6 +38,12 @@ impl Place {
     /// The server, whatever becomes of it.
     pub fn launch(&self, flags: &[&str], env: &[(&str, &str)]) -> Server {
         Server::launch(self.0.path(), &self.path("data"), flags, env)
+    }
+}
+
+impl AsRef<Path> for Place {
+    fn as_ref(&self) -> &Path {
+        self.0.path()
     }
 }
 

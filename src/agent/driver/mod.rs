@@ -172,7 +172,7 @@ impl Driver {
                     guardian::End::Code(code) => Exit::Code(code),
                     guardian::End::Signal(signal) => Exit::Signal(signal),
                 };
-                self.parts.runs.exited(token, exit, at.wall);
+                self.parts.runs.exited(timer::now(), token, exit, at.wall);
             }
             Some(Notice::GroupGone { token }) => self.parts.runs.group_gone(timer::now(), token),
             Some(Notice::GuardianLost) | None => return Err(guardian_lost()),
@@ -358,6 +358,7 @@ impl Driver {
                     let why = match why {
                         Ending::TimedOut => "its time is over",
                         Ending::Cancelled(reason) => reason.name(),
+                        Ending::LeaseOver => "its worker's lease is over",
                     };
                     self.parts.log.event(|| format!("job {job_name:?} run {run} is stopped: {why}"));
                 }
@@ -419,7 +420,7 @@ impl Driver {
             stdout,
             stderr,
             not_after_boot_ms: boot_ms(not_after_us),
-            kill_on_lease_end: false,
+            kill_on_lease_end: launch.task.ends_with_lease,
             kill_grace_ms: launch.task.kill_grace_ms,
         };
         let guardian = self.parts.guardian.clone();

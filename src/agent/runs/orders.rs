@@ -64,6 +64,8 @@ impl Runs {
             scheduled_at: stage.scheduled_at,
             task: stage.task,
         });
+        let in_ms = (start_at_us - now.boot_us).div_euclid(1000);
+        log::debug!("staged run {} of job {}, starts in {in_ms} ms", launch.run, launch.job_name);
         self.journal(accepted(stage.epoch, &launch));
         self.next_arrival += 1;
         let waiting = Waiting { launch, start_at_us, arrival: self.next_arrival, not_after_us };

@@ -112,8 +112,13 @@ impl Runs {
     }
 
     /// The main process has ended.
-    pub fn exited(&mut self, token: Token, exit: Exit, at: UnixMs) {
+    pub fn exited(&mut self, now: Now, token: Token, exit: Exit, at: UnixMs) {
+        let is_lease_over = now.boot_us >= self.lease_end_us;
         let Some((_, _, live)) = self.live(token) else { return };
+        // The guardian has a clock of its own, and goes first when this process was held up.
+        if is_lease_over && live.ends_with_lease() && live.exit.is_none() && matches!(exit, Exit::Signal(_)) {
+            live.ending.get_or_insert(Ending::LeaseOver);
+        }
         live.exit.get_or_insert((exit, at));
         if let Some(due) = live.time_out_at_us.take() {
             self.timers.remove(&(due, token, Timer::TimeOut));
@@ -270,6 +275,10 @@ impl Live {
             group_gone: false,
             captured: None,
         }
+    }
+
+    pub(super) fn ends_with_lease(&self) -> bool {
+        self.waited.launch.task.ends_with_lease
     }
 
     /// It has a process that was told to stop, or whose main part has ended.

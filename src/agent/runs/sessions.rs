@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Ended, Now, Phase, Record, Runs};
+use super::{Action, Ended, Ending, Held, Now, Phase, Record, Runs};
 use crate::model::{ClusterId, Epoch, RunId, SessionId};
 use crate::rpc::wire::RunRef;
 
@@ -26,6 +26,10 @@ impl Runs {
             if let Some((epoch, _)) = self.drop_waiting(run) {
                 self.bury(now, run, epoch);
             }
+        }
+        let is_bound = |run: &RunId| matches!(self.held.get(run), Some(Held { phase: Phase::Live(live), .. }) if live.ends_with_lease());
+        for run in self.tokens.values().copied().filter(is_bound).collect::<Vec<_>>() {
+            self.stop(run, Ending::LeaseOver, u64::MAX);
         }
     }
 

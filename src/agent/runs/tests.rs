@@ -41,6 +41,7 @@ fn stage(n: u128, epoch: Epoch, in_ms: i64) -> Stage {
             timeout_ms: None,
             kill_grace_ms: 10_000,
             max_output_bytes: 100,
+            ends_with_lease: false,
         },
     }
 }
@@ -106,7 +107,7 @@ fn captured() -> Captured {
 /// Tells the table that run #token was started and has ended with `exit`.
 fn live_and_die(runs: &mut Runs, now: Now, token: Token, exit: Exit) {
     runs.spawned(now, token, 100, 1, now.wall());
-    runs.exited(token, exit, now.wall());
+    runs.exited(now, token, exit, now.wall());
     runs.captured(token, captured());
     runs.group_gone(now, token);
 }
@@ -157,7 +158,7 @@ fn slots_are_respected_and_freed_in_order_of_instant() {
     assert_eq!(transcript(&mut runs), "journal starting 1\nspawn 1 as #1\njournal starting 2\nspawn 2 as #2");
     assert!(runs.next_deadline_us(at(SECOND)).unwrap() > SECOND, "nothing to do until a slot is free");
     runs.spawned(at(SECOND), 2, 100, 1, UnixMs(1));
-    runs.exited(2, Exit::Code(1), UnixMs(2));
+    runs.exited(at(1), 2, Exit::Code(1), UnixMs(2));
     runs.tick(at(SECOND));
     assert!(!transcript(&mut runs).contains("spawn"), "the main process is gone, but not its group");
     runs.group_gone(at(SECOND), 2);
@@ -288,12 +289,12 @@ fn a_time_out_counts_from_the_start_and_an_end_before_it_stands() {
     runs.spawned(at(200), 1, 100, 1, UnixMs(0));
     runs.spawned(at(300), 2, 101, 1, UnixMs(0));
     runs.take_actions();
-    runs.exited(2, Exit::Code(0), UnixMs(900));
+    runs.exited(at(1), 2, Exit::Code(0), UnixMs(900));
     assert_eq!(runs.next_deadline_us(at(900)), Some(200 + SECOND));
     runs.tick(at(200 + SECOND));
     assert_eq!(transcript(&mut runs), "stop #1 grace 10000 TimedOut");
     for token in [1, 2] {
-        runs.exited(token, Exit::Code(0), UnixMs(2_000));
+        runs.exited(at(1), token, Exit::Code(0), UnixMs(2_000));
         runs.captured(token, captured());
         runs.group_gone(at(3 * SECOND), token);
     }
@@ -307,7 +308,7 @@ fn the_output_is_closed_a_while_after_the_processes_are_gone() {
     accept(&mut runs, at(0), vec![stage(1, 1, 0)]);
     runs.tick(at(0));
     runs.spawned(at(0), 1, 100, 1, UnixMs(0));
-    runs.exited(1, Exit::Code(0), UnixMs(5));
+    runs.exited(at(1), 1, Exit::Code(0), UnixMs(5));
     runs.group_gone(at(1000), 1);
     runs.take_actions();
     assert_eq!((runs.counts().running, runs.counts().live), (0, 1), "its slot is free, it has not ended");
@@ -355,7 +356,7 @@ fn a_lapsed_lease_drops_what_has_not_started_first_and_the_next_session_adopts_w
     assert_eq!(transcript(&mut runs), "journal session 90\nlease 20 30");
     assert!(runs.claims().not_started.is_empty(), "told");
     accept(&mut runs, at(16 * SECOND), vec![stage(3, 5, 0)]);
-    runs.exited(1, Exit::Signal(9), UnixMs(20));
+    runs.exited(at(1), 1, Exit::Signal(9), UnixMs(20));
     runs.captured(1, captured());
     runs.group_gone(at(17 * SECOND), 1);
     assert!(transcript(&mut runs).ends_with("report 1 failed"), "an adopted run is reported in the new session");
@@ -443,14 +444,14 @@ fn a_drain_shortens_the_grace_of_what_was_stopped_before() {
         runs.spawned(at(0), token, 100, 1, UnixMs(0));
     }
     runs.cancel(at(0), &[Cancel { run: run(1), epoch: 1, reason: Reason::Requested }]);
-    runs.exited(2, Exit::Code(0), UnixMs(1));
+    runs.exited(at(1), 2, Exit::Code(0), UnixMs(1));
     runs.drain(at(0), 0, 1_000);
     runs.take_actions();
     runs.tick(at(1));
     let stops = transcript(&mut runs);
     assert!(stops.contains("stop #1 grace 1000") && stops.contains("stop #2 grace 1000"), "{stops}");
     for token in [1, 2] {
-        runs.exited(token, Exit::Signal(9), UnixMs(1));
+        runs.exited(at(1), token, Exit::Signal(9), UnixMs(1));
         runs.captured(token, captured());
         runs.group_gone(at(2), token);
     }

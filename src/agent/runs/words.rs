@@ -71,6 +71,8 @@ pub struct Captured {
 pub enum Ending {
     TimedOut,
     Cancelled(Reason),
+    /// The lease ran out, and the run may not outlive it: a new attempt may have begun elsewhere (PROTOCOL D2).
+    LeaseOver,
 }
 
 impl Ending {
@@ -78,6 +80,7 @@ impl Ending {
         match self {
             Ending::TimedOut => (RunState::TimedOut, None),
             Ending::Cancelled(reason) => (RunState::Cancelled, Some(reason)),
+            Ending::LeaseOver => (RunState::Lost, Some(Reason::WorkerLost)),
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use crate::clock;
 use crate::engine::staging::Orders;
 use crate::ledger::{Ledger, OpenRun, Session};
-use crate::model::{ClusterId, RunId, SessionId, UnixMs};
+use crate::model::{ClusterId, OnWorkerLost, RunId, SessionId, UnixMs};
 use crate::rpc::codec::transport;
 use crate::rpc::link::Dial;
 use crate::rpc::wire::{
@@ -84,6 +84,7 @@ fn stage(run: &OpenRun) -> Stage {
             timeout_ms: spec.timeout_s.map(|s| u64::from(s) * 1000),
             kill_grace_ms: u64::from(spec.kill_grace_s) * 1000,
             max_output_bytes: u64::from(spec.max_output_bytes),
+            ends_with_lease: spec.on_worker_lost == OnWorkerLost::Retry,
         },
     }
 }

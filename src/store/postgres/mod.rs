@@ -22,6 +22,7 @@ mod schema;
 mod text;
 
 use std::future::Future;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -63,6 +64,9 @@ pub struct PostgresStore {
     pool: Pool,
     /// Set once the schema was seen to be this program's.
     ready: OnceCell<()>,
+    /// The cluster that the database must belong to, and whether it was seen to.
+    expected: OnceLock<ClusterId>,
+    bound: OnceCell<()>,
     signal: watch::Sender<u64>,
     listener: AbortHandle,
 }
@@ -98,7 +102,7 @@ impl PostgresStore {
         let pool = connector.pool(settings.pool_max)?;
         let signal = watch::Sender::new(0);
         let listener = tokio::spawn(listen::listen(connector.0.clone(), signal.clone())).abort_handle();
-        Ok(PostgresStore { connector, pool, ready: OnceCell::new(), signal, listener })
+        Ok(PostgresStore { connector, pool, ready: OnceCell::new(), expected: OnceLock::new(), bound: OnceCell::new(), signal, listener })
     }
 
     /// Where the database is, for people: hosts and database, no user and no password.
@@ -115,7 +119,31 @@ impl PostgresStore {
     /// A connection to a database that is known to have the right schema.
     async fn session(&self) -> Outcome<Session> {
         self.ready.get_or_try_init(|| self.prepare()).await?;
-        Session::of(&self.pool).await
+        let session = Session::of(&self.pool).await?;
+        if let Some(expected) = self.expected.get() {
+            self.bound.get_or_try_init(|| self.bind(&session, *expected)).await?;
+        }
+        Ok(session)
+    }
+
+    /// From now on nothing is read or written in a database of another cluster: every call is then `Refused`. The first one counts. A
+    /// database that is away is checked when it is there.
+    pub fn expect_cluster(&self, cluster: ClusterId) {
+        let _ = self.expected.set(cluster);
+    }
+
+    async fn bind(&self, session: &Session, cluster: ClusterId) -> Outcome<()> {
+        match found_cluster(session, cluster).await? {
+            bound if bound == cluster => Ok(()),
+            bound => Err(self.other_cluster(bound, cluster).into()),
+        }
+    }
+
+    fn other_cluster(&self, bound: ClusterId, cluster: ClusterId) -> StoreError {
+        StoreError::Refused(format!(
+            "the database {} belongs to cluster {bound}, not to {cluster}; name the database that it was made with, or an empty one",
+            self.place()
+        ))
     }
 
     /// In a task of its own: a caller that loses patience must not undo a long migration.
@@ -189,10 +217,7 @@ impl Store for PostgresStore {
     async fn bind_cluster(&self, cluster: ClusterId) -> Result<()> {
         match self.found_cluster(cluster).await? {
             bound if bound == cluster => Ok(()),
-            bound => Err(StoreError::Refused(format!(
-                "the database {} belongs to cluster {bound}, not to {cluster}; name the database that it was made with, or an empty one",
-                self.place()
-            ))),
+            bound => Err(self.other_cluster(bound, cluster)),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::api::parse_ms;
-use crate::server::{Place, eventually};
+use crate::wait::eventually;
 
 /// A line of the witness.
 #[derive(Clone, PartialEq, Debug)]
@@ -14,6 +14,8 @@ pub struct Line {
     pub at_ms: i64,
     pub attempt: u64,
     pub run: String,
+    /// The name of the directory in which the command ran: each worker has its own.
+    pub place: String,
     /// The command's own clock when it wrote the line.
     pub clock_ms: i64,
 }
@@ -23,15 +25,14 @@ pub struct Witness {
 }
 
 impl Witness {
-    pub fn new(place: &Place) -> Witness {
-        Witness { path: place.path("witness") }
+    pub fn new(folder: impl AsRef<Path>) -> Witness {
+        Witness { path: folder.as_ref().join("witness") }
     }
 
     /// A command that says `start` when it begins. In `rest`, `w WORD` says more.
     pub fn command(&self, rest: &str) -> String {
-        let fields =
-            r#""$1" "$CHRONO_FLOW_JOB_ID" "$CHRONO_FLOW_SCHEDULED_AT" "$CHRONO_FLOW_ATTEMPT" "$CHRONO_FLOW_RUN_ID" "$(date +%s.%N)""#;
-        format!("w() {{ printf '%s %s %s %s %s %s\\n' {fields} >> '{}'; }}\nw start\n{rest}", self.path.display())
+        let fields = r#""$1" "$CHRONO_FLOW_JOB_ID" "$CHRONO_FLOW_SCHEDULED_AT" "$CHRONO_FLOW_ATTEMPT" "$CHRONO_FLOW_RUN_ID" "${PWD##*/}" "$(date +%s.%N)""#;
+        format!("w() {{ printf '%s %s %s %s %s %s %s\\n' {fields} >> '{}'; }}\nw start\n{rest}", self.path.display())
     }
 
     pub fn lines(&self) -> Vec<Line> {
@@ -66,7 +67,7 @@ fn read(path: &Path) -> Vec<Line> {
 
 fn read_line(line: &str) -> Line {
     let fields: Vec<&str> = line.split(' ').collect();
-    let [word, job, at, attempt, run, clock] = fields[..] else { panic!("not a line of the witness: {line:?}") };
+    let [word, job, at, attempt, run, place, clock] = fields[..] else { panic!("not a line of the witness: {line:?}") };
     let clock_s: f64 = clock.parse().unwrap_or_else(|_| panic!("no clock: {line:?}"));
     Line {
         word: word.to_owned(),
@@ -74,6 +75,7 @@ fn read_line(line: &str) -> Line {
         at_ms: parse_ms(at),
         attempt: attempt.parse().unwrap_or_else(|_| panic!("no attempt: {line:?}")),
         run: run.to_owned(),
+        place: place.to_owned(),
         clock_ms: (clock_s * 1000.0) as i64,
     }
 }

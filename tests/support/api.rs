@@ -1,15 +1,24 @@
 //! A plain HTTP client, and the rows of the API as the tests look at them.
 
 use std::io::{BufRead, BufReader};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use ureq::http::Request;
 
-use crate::server::{PATIENCE, eventually};
+use crate::wait::{PATIENCE, eventually};
+
+/// How long one of several servers has for an answer: one that stands still takes connections, and never answers.
+const TRY_TIME: Duration = Duration::from_secs(5);
+/// Rest before all of them are asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The states of runs that have not ended.
+const OPEN_STATES: &str = "queued,staged,running,unreachable";
 
 pub struct Api {
     agent: ureq::Agent,
-    base: String,
+    bases: Vec<String>,
 }
 
 pub struct Answer {
@@ -36,18 +45,49 @@ impl Answer {
     }
 }
 
+fn agent(patience: Duration) -> ureq::Agent {
+    ureq::Agent::config_builder().http_status_as_error(false).proxy(None).timeout_global(Some(patience)).build().into()
+}
+
 impl Api {
+    /// One server, whose every answer counts.
     pub fn new(address: &str) -> Api {
-        let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).timeout_global(Some(PATIENCE));
-        Api { agent: config.build().into(), base: format!("http://{address}") }
+        Api { agent: agent(PATIENCE), bases: vec![format!("http://{address}")] }
     }
 
+    /// Any of several: the next one is asked while one is away or says 503, and all of them again. What is asked may be done twice.
+    pub fn any_of(addresses: &[String]) -> Api {
+        assert!(!addresses.is_empty(), "nobody to ask");
+        Api { agent: agent(TRY_TIME), bases: addresses.iter().map(|address| format!("http://{address}")).collect() }
+    }
+
+    #[track_caller]
     pub fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Answer {
-        self.try_call(method, path, headers, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+        if let [base] = &self.bases[..] {
+            return self.call_at(base, method, path, headers, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+        }
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let mut told = Vec::new();
+            for base in &self.bases {
+                match self.call_at(base, method, path, headers, body) {
+                    Ok(answer) if answer.status != 503 => return answer,
+                    Ok(answer) => told.push(format!("{base}: {}", answer.text)),
+                    Err(error) => told.push(format!("{base}: {error}")),
+                }
+            }
+            assert!(Instant::now() < until, "{method} {path}: nobody answered in {PATIENCE:?}: {told:#?}");
+            std::thread::sleep(ASK_AGAIN);
+        }
     }
 
+    /// An answer of the first server, or that there is none.
     pub fn try_call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Result<Answer, ureq::Error> {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        self.call_at(&self.bases[0], method, path, headers, body)
+    }
+
+    fn call_at(&self, base: &str, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Result<Answer, ureq::Error> {
+        let mut request = Request::builder().method(method).uri(format!("{base}{path}"));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -60,13 +100,14 @@ impl Api {
         Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), text })
     }
 
+    #[track_caller]
     pub fn get(&self, path: &str) -> Answer {
         self.call("GET", path, &[], None)
     }
 
     /// Lines of an answer that goes on.
     pub fn follow(&self, path: &str, headers: &[(&str, &str)]) -> impl Iterator<Item = String> + use<> {
-        let mut request = self.agent.get(format!("{}{path}", self.base));
+        let mut request = self.agent.get(format!("{}{path}", self.bases[0]));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -79,6 +120,16 @@ impl Api {
     #[track_caller]
     pub fn create(&self, job: Value) -> Value {
         self.call("POST", "/jobs", &[], Some(&job.to_string())).expect(201)
+    }
+
+    /// Makes a job, or replaces it, by its name, which needs no escapes; answers it. May be repeated.
+    #[track_caller]
+    pub fn put(&self, mut job: Value) -> Value {
+        let name = job.as_object_mut().expect("a job").remove("name").expect("a name");
+        let path = format!("/jobs/by-name/{}", name.as_str().expect("a name"));
+        let answer = self.call("PUT", &path, &[], Some(&job.to_string()));
+        let status = if answer.status == 201 { 201 } else { 200 };
+        answer.expect(status)
     }
 
     /// Changes a job; answers it.
@@ -110,6 +161,15 @@ impl Api {
 
     pub fn runs_of(&self, job: &Value) -> Vec<Row> {
         self.rows(&format!("/jobs/{}/runs?limit=100", job["id"]))
+    }
+
+    /// Runs that have not ended, whether they have begun or not.
+    pub fn open_runs(&self) -> Vec<Row> {
+        self.rows(&format!("/runs?state={OPEN_STATES}"))
+    }
+
+    pub fn open_runs_of(&self, job: &Value) -> Vec<Row> {
+        self.rows(&format!("/jobs/{}/runs?state={OPEN_STATES}", job["id"]))
     }
 
     fn rows(&self, path: &str) -> Vec<Row> {
@@ -155,6 +215,7 @@ pub struct Row {
     pub attempt: u64,
     pub state: String,
     pub reason: String,
+    pub worker: String,
     pub is_started: bool,
     pub exit_code: Option<i64>,
     pub signal: Option<i64>,
@@ -175,6 +236,7 @@ impl Row {
             attempt: run["attempt"].as_u64().expect("attempt"),
             state: text("state"),
             reason: text("reason"),
+            worker: text("worker_id"),
             is_started: !run["started_at"].is_null(),
             exit_code: run["exit_code"].as_i64(),
             signal: run["signal"].as_i64(),
@@ -183,7 +245,7 @@ impl Row {
     }
 
     pub fn is_final(&self) -> bool {
-        !["queued", "staged", "running", "unreachable"].contains(&self.state.as_str())
+        !OPEN_STATES.split(',').any(|open| open == self.state)
     }
 
     pub fn is_skipped(&self) -> bool {

@@ -119,16 +119,27 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// No two runs overlapped: each said that it ends before the next one began.
+    /// No two runs overlapped: each said that it ends, or was ended by force, before the next one began, and said nothing more.
     #[track_caller]
     pub fn check_one_at_a_time(&self) {
         let mut lines: Vec<&&Line> = self.lines.iter().collect();
         lines.sort_by_key(|line| line.clock_ms);
         for pair in lines.windows(2) {
             let (earlier, later) = (pair[0], pair[1]);
-            let is_open = earlier.word == "start" && later.run != earlier.run;
+            let is_open = earlier.word != "end" && later.run != earlier.run && !self.was_cut(&earlier.run);
             assert!(!is_open, "{later:?} while {earlier:?} went on");
         }
+        for (at, start) in lines.iter().enumerate().filter(|(_, line)| line.word == "start") {
+            let begun: BTreeSet<&String> = lines[..at].iter().map(|line| &line.run).collect();
+            let alive = lines[at..].iter().find(|line| line.run != start.run && begun.contains(&line.run));
+            assert!(alive.is_none(), "{start:?}, and later {alive:?}");
+        }
+    }
+
+    /// Whether a run was ended by force, and so has had no last word.
+    fn was_cut(&self, run: &str) -> bool {
+        let forced = ["lost", "cancelled", "timed_out"];
+        self.rows.iter().any(|row| row.id == run && forced.contains(&row.state.as_str()))
     }
 
     /// For people: what both say.
@@ -165,6 +176,7 @@ mod tests {
             attempt: 1,
             state: state.into(),
             reason: reason.into(),
+            worker: "w".into(),
             is_started: state != "skipped",
             exit_code: None,
             signal: None,
@@ -173,7 +185,7 @@ mod tests {
     }
 
     fn line(run: &str, at_s: i64) -> Line {
-        Line { word: "start".into(), job: 1, at_ms: at_s * 1000, attempt: 1, run: run.into(), clock_ms: at_s * 1000 }
+        Line { word: "start".into(), job: 1, at_ms: at_s * 1000, attempt: 1, run: run.into(), place: "w".into(), clock_ms: at_s * 1000 }
     }
 
     fn is_believed(rows: &[Row], lines: &[Line]) -> bool {
@@ -214,5 +226,12 @@ mod tests {
         };
         assert!(is_believed(&[word("start", "a", 1), word("end", "a", 2), word("start", "b", 3), word("end", "b", 4)]));
         assert!(!is_believed(&[word("start", "a", 1), word("start", "b", 2), word("end", "a", 3), word("end", "b", 4)]));
+        let cut = row("a", 1, "lost", "worker_lost");
+        let is_believed = |lines: &[Line]| {
+            let story = Story { job: 1, rows: vec![&cut], lines: lines.iter().collect() };
+            catch_unwind(AssertUnwindSafe(|| story.check_one_at_a_time())).is_ok()
+        };
+        assert!(is_believed(&[word("start", "a", 1), word("alive", "a", 2), word("start", "b", 3), word("end", "b", 4)]));
+        assert!(!is_believed(&[word("start", "a", 1), word("start", "b", 2), word("end", "b", 3), word("alive", "a", 4)]));
     }
 }
