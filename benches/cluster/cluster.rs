@@ -8,7 +8,7 @@ use chrono_flow::model::JobSpec;
 use serde_json::Value;
 
 use crate::api::Api;
-use crate::database::Database;
+use crate::database::{self, Database};
 use crate::postgres::Postgres;
 use crate::process::Process;
 use crate::support::directory;
@@ -57,7 +57,7 @@ impl Cluster {
     /// Starts all, and waits until they are ready.
     pub fn start(slots: u32, election_timeout_ms: u64) -> Result<Cluster> {
         let dir = directory()?;
-        let postgres = Postgres::start(dir.path())?;
+        let postgres = database::server();
         let host = own_address();
         let places: Vec<String> = CONTROLLERS.iter().map(|id| format!("{host}:{}", PORT + id)).collect();
         let members: Vec<String> = CONTROLLERS.iter().zip(&places).map(|(id, place)| format!("{id}={place}")).collect();
@@ -139,7 +139,7 @@ impl Cluster {
 
     /// What has been spent so far, by processes that live.
     pub fn bill(&self) -> Result<Bill> {
-        let mut bill = Bill { database_ms: self.postgres.cpu()?.own_ms, ..Bill::default() };
+        let mut bill = Bill { database_ms: database::cpu_ms(&self.postgres)?, ..Bill::default() };
         for process in self.controllers.values().filter(|process| process.is_up()) {
             bill.controllers_ms += Cpu::of(process.pid()?)?.own_ms;
         }

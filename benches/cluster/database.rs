@@ -1,4 +1,4 @@
-//! What the bench reads and writes in the database by itself.
+//! PostgreSQL: a server for one section, and what the bench reads and writes there by itself.
 
 use anyhow::Result;
 use chrono_flow::model::{JobSpec, UnixMs};
@@ -6,6 +6,8 @@ use tokio::runtime::Runtime;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Statement};
 
+use crate::postgres::Postgres;
+use crate::support::figures::{Cpu, children_of};
 use crate::support::{bare, now};
 
 /// Jobs that one transaction brings in.
@@ -16,6 +18,20 @@ const INSERT: &str = "INSERT INTO jobs (id, name, is_enabled, labels, revision, 
     FROM unnest($4::text[], $5::text[]) WITH ORDINALITY AS new (name, spec, n)";
 const ADVANCE: &str = "WITH advanced AS (UPDATE meta SET change_seq = $1, job_id = $2 RETURNING change_seq)
     SELECT pg_notify('chrono_flow_jobs', change_seq::text) FROM advanced";
+
+/// A server with the settings that it has by default, so that a commit is on disk when it is answered.
+pub fn server() -> Postgres {
+    Postgres::start_with(&["shared_buffers=128MB", "max_connections=100"])
+}
+
+/// Processor time of the server and its backends, those that have gone included, in milliseconds.
+pub fn cpu_ms(server: &Postgres) -> Result<f64> {
+    let text = std::fs::read_to_string(server.data().join("postmaster.pid"))?;
+    let pid: u32 = text.lines().next().unwrap_or_default().parse()?;
+    let server = Cpu::of(pid)?;
+    let backends = children_of(pid)?.into_iter().filter_map(|pid| Cpu::of(pid).ok());
+    Ok(server.own_ms + server.children_ms + backends.map(|cpu| cpu.own_ms).sum::<f64>())
+}
 
 pub struct Database {
     runtime: Runtime,

@@ -15,6 +15,7 @@ use chrono_flow::engine::driver::{Machine, Shared};
 use chrono_flow::engine::placement::{Fleet, Health};
 use chrono_flow::ledger::{Closing, Command, Ledger, Reply, encode_entry};
 use chrono_flow::model::{ClusterId, Job, JobId, JobSpec, NodeId, Outcome, RunState, SessionId, UnixMs, WorkerId};
+use chrono_flow::rpc::peer::FRAMES_BYTES_MAX;
 use uuid::Uuid;
 
 use crate::support::figures::{Cpu, median};
@@ -105,15 +106,7 @@ impl Group {
         let mut carriers = tokio::task::JoinSet::new();
         for (from, to, out) in ways {
             let (sender, receiver) = (nodes[&from].0.clone(), nodes[&to].0.clone());
-            carriers.spawn(async move {
-                loop {
-                    let frame = out.next(to).await;
-                    receiver.receive(frame.bytes);
-                    if frame.is_snapshot {
-                        sender.report_snapshot(to, true);
-                    }
-                }
-            });
+            carriers.spawn(carry(out, to, sender, receiver));
         }
         Ok(Group { nodes, carriers, _dir: dir })
     }
@@ -123,6 +116,21 @@ impl Group {
             node.stop().await;
         }
         self.carriers.shutdown().await;
+    }
+}
+
+/// Takes the frames for one member there.
+async fn carry(out: PeerQueues, to: NodeId, sender: Handle<Vec<Reply>>, receiver: Handle<Vec<Reply>>) {
+    loop {
+        tokio::select! {
+            frames = out.next_frames(to, FRAMES_BYTES_MAX) => {
+                // What is dropped, raft repeats.
+                frames.into_iter().for_each(|frame| {
+                    receiver.receive(frame);
+                });
+            }
+            snapshot = out.next_snapshot(to) => sender.report_snapshot(to, receiver.receive(snapshot)),
+        }
     }
 }
 
@@ -187,7 +195,8 @@ impl Leader {
     async fn decide(&mut self, now: UnixMs, session: SessionId) -> Result<usize> {
         let mut fires = 0;
         loop {
-            let health = Health { slots: SLOTS, takes_work: true, outstanding: self.core.staging.outstanding(session) };
+            let worker = self.ledger.session(session).context("the worker's session")?.clone();
+            let health = Health { session: worker, takes_work: true, outstanding: self.core.staging.outstanding(session) };
             let mut fleet = Fleet { sessions: HashMap::from([(session, health)]) };
             let Some(command) = self.core.decide(&self.ledger, now, &mut fleet) else { return Ok(fires) };
             if let Command::Decide(decide) = &command {

@@ -10,9 +10,12 @@ mod api;
 mod cluster;
 mod database;
 mod engine;
+mod history;
 mod jobs;
 mod kills;
 mod lateness;
+#[allow(dead_code)] // of what is shared, not every target uses every word
+#[path = "../../tests/support/postgres.rs"]
 mod postgres;
 mod process;
 #[allow(dead_code)] // of what is shared, not every bench uses every word
@@ -24,6 +27,7 @@ mod throughput;
 fn main() -> anyhow::Result<()> {
     support::run(&[
         ("engine", engine::run),
+        ("history", history::run),
         ("lateness", lateness::run),
         ("throughput", throughput::run),
         ("kills", kills::run),

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use chrono_flow::model::UnixMs;
-use serde_json::Value;
 
 use crate::api::Api;
 use crate::cluster::Cluster;
@@ -31,12 +30,16 @@ pub struct Takeover {
 /// Kills whoever leads, and waits for the next one. The dead process is not started again.
 pub fn kill_leader(cluster: &mut Cluster) -> Result<Takeover> {
     let old = cluster.wait_ready()?;
-    let survivors: Vec<u64> = cluster.controllers.keys().copied().filter(|id| *id != old).collect();
     let (is_over, (sender, found)) = (AtomicBool::new(false), mpsc::channel());
-    let taken = std::thread::scope(|scope| {
-        for id in survivors {
-            let (api, sender, is_over) = (cluster.api(id), sender.clone(), &is_over);
-            let term = api.cluster()?["term"].as_u64().context("a term")?;
+    let mut survivors = Vec::new();
+    for id in cluster.controllers.keys().copied().filter(|id| *id != old) {
+        let api = cluster.api(id);
+        let term = api.cluster()?["term"].as_u64().context("a term")?;
+        survivors.push((id, api, term));
+    }
+    let (at, killed_at, next) = std::thread::scope(|scope| {
+        for (id, api, term) in survivors {
+            let (sender, is_over) = (sender.clone(), &is_over);
             scope.spawn(move || {
                 if let Some(at) = watch(&api, id, term, is_over) {
                     let _ = sender.send((id, at));
@@ -44,15 +47,13 @@ pub fn kill_leader(cluster: &mut Cluster) -> Result<Takeover> {
             });
         }
         let (at, killed_at) = (now(), Instant::now());
-        cluster.controllers[&old].kill()?;
-        let next = found.recv_timeout(PATIENCE);
+        let next = cluster.controllers[&old].kill().and_then(|()| found.recv_timeout(PATIENCE).context("nobody takes over"));
         is_over.store(true, Ordering::Relaxed);
-        let (leader, applied_at) = next.context("nobody takes over")?;
-        anyhow::Ok(Takeover { at, killed_at, leader, applied_ms: ms(applied_at.duration_since(killed_at)) })
+        (at, killed_at, next)
     });
-    is_over.store(true, Ordering::Relaxed);
     cluster.controller(old)?.bury();
-    taken
+    let (leader, applied_at) = next?;
+    Ok(Takeover { at, killed_at, leader, applied_ms: ms(applied_at.duration_since(killed_at)) })
 }
 
 /// Waits until the controller leads a later term and has applied more than it had before. No survivor applies anything between the death of
@@ -63,7 +64,7 @@ fn watch(api: &Api, id: u64, term: u64, is_over: &AtomicBool) -> Option<Instant>
         if let Ok(view) = api.cluster() {
             let seen_at = Instant::now();
             let number = |name: &str| view[name].as_u64().unwrap_or(0);
-            let leads = number("term") > term && view["leader"] == Value::from(id);
+            let leads = number("term") > term && view["leader"] == id;
             if leads && number("applied") > applied_before {
                 return Some(seen_at);
             }
