@@ -13,8 +13,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::figures::median;
-use crate::{Effort, bare, server};
+use crate::support::figures::median;
+use crate::support::{EXE, Effort, bare, directory};
 
 const COMMAND: &str = ":";
 const AT_ONCE: usize = 64;
@@ -26,9 +26,9 @@ pub fn run(effort: Effort) -> Result<()> {
     println!("\n## Guardian: `sh -c {COMMAND}` with captured output, {AT_ONCE} at once, spawns/s\n");
     println!("| agent | guardian | bare loop | guardian by bare |");
     println!("|-------|---------:|----------:|-----------------:|");
-    let dir = server::directory()?;
+    let dir = directory()?;
     let runtime = bare::runtime()?;
-    let launched = Guardian::launch(&Launch { exe: server::EXE.into(), data_dir: dir.path().to_owned() })?;
+    let launched = Guardian::launch(&Launch { exe: EXE.into(), data_dir: dir.path().to_owned() })?;
     let (guardian, notices) = runtime.block_on(async { launched.attach() })?;
     guardian.set_lease(u64::MAX, u64::MAX);
     let ends = Ends::default();

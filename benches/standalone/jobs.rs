@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use chrono_flow::model::JobSpec;
 
-use crate::figures::{median, resident_bytes};
-use crate::{Effort, server};
+use crate::server;
+use crate::support::figures::{median, resident_bytes};
+use crate::support::{Effort, directory};
 
 const JOBS: usize = 100_000;
 const SLOTS: u32 = 64;
@@ -26,9 +27,9 @@ pub fn run(effort: Effort) -> Result<()> {
     println!("|--------------------------|----------:|-------------------:|-------------:|------------:|");
     let (mut empty, mut first, mut again) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..effort.pick(2, 1) {
-        let dir = server::directory()?;
+        let dir = directory()?;
         empty.push(start(dir.path(), "extra")?);
-        let dir = server::directory()?;
+        let dir = directory()?;
         server::populate(dir.path(), (0..JOBS).map(job))?;
         first.push(start(dir.path(), "extra")?);
         again.push(start(dir.path(), "extra-again")?);

@@ -7,13 +7,14 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use chrono_flow::model::{JobSpec, UnixMs};
+use chrono_flow::model::JobSpec;
 use chrono_flow::store::Store;
 use chrono_flow::store::sqlite::SqliteStore;
 use futures::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
 
-pub const EXE: &str = env!("CARGO_BIN_EXE_chrono-flow");
+use crate::support::{EXE, bare, now};
+
 /// Everything waited for comes well before.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Jobs on their way into the database at once.
@@ -90,11 +91,6 @@ fn get(url: &str) -> Result<String> {
     Ok(ureq::get(url).call()?.body_mut().read_to_string()?)
 }
 
-/// A directory for a server, on the disk that holds the build.
-pub fn directory() -> Result<tempfile::TempDir> {
-    Ok(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?)
-}
-
 pub fn database(dir: &Path) -> PathBuf {
     dir.join("chrono-flow.sqlite")
 }
@@ -103,7 +99,7 @@ pub fn database(dir: &Path) -> PathBuf {
 pub fn populate(dir: &Path, jobs: impl Iterator<Item = JobSpec>) -> Result<()> {
     let store = SqliteStore::open(&database(dir))?;
     let now = now();
-    super::bare::runtime()?.block_on(async {
+    bare::runtime()?.block_on(async {
         let mut writes = futures::stream::iter(jobs).map(|job| store.create_job(job, now)).buffer_unordered(WRITES_AT_ONCE);
         while let Some(written) = writes.next().await {
             written?;
@@ -112,13 +108,4 @@ pub fn populate(dir: &Path, jobs: impl Iterator<Item = JobSpec>) -> Result<()> {
         store.close().await?;
         Ok(())
     })
-}
-
-pub fn now() -> UnixMs {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    UnixMs(since.as_millis() as i64)
-}
-
-pub fn sleep_until(instant: UnixMs) {
-    std::thread::sleep(Duration::from_millis(instant.since(now()).max(0) as u64));
 }

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use chrono_flow::model::{JobSpec, UnixMs};
+use chrono_flow::model::UnixMs;
 use rusqlite::{Connection, OpenFlags};
 
-use crate::figures::{Cpu, guardian_of, median};
-use crate::{Effort, bare, server};
+use crate::server;
+use crate::support::burst::{self, COMMAND, SLOTS};
+use crate::support::figures::{Cpu, guardian_of, median};
+use crate::support::{Effort, directory, now, sleep_until};
 
-const COMMAND: &str = ":";
-const SLOTS: u32 = 64;
 /// From the start of a round to its instant.
 const AHEAD_MS: i64 = 5_000;
 /// The server decides 2 s ahead: its processor time is counted from here on.
@@ -57,14 +57,14 @@ pub fn run(effort: Effort) -> Result<()> {
 }
 
 fn ours_round(runs: usize) -> Result<Round> {
-    let dir = server::directory()?;
-    let instant = server::now() + AHEAD_MS;
-    server::populate(dir.path(), (0..runs).map(|n| once(n, instant)))?;
+    let dir = directory()?;
+    let instant = now() + AHEAD_MS;
+    server::populate(dir.path(), (0..runs).map(|n| burst::once(&format!("once {n}"), instant)))?;
     let server = server::Server::start(dir.path(), SLOTS)?;
     let guardian = guardian_of(server.pid())?;
-    server::sleep_until(instant - COUNT_FROM_MS);
+    sleep_until(instant - COUNT_FROM_MS);
     let (before, guardian_before) = (Cpu::of(server.pid())?, Cpu::of(guardian)?);
-    server::sleep_until(instant);
+    sleep_until(instant);
     let recorded_at = wait_recorded(dir.path(), runs)?;
     let cpu = Cpu::of(server.pid())?.since(before);
     let guardian_cpu = Cpu::of(guardian)?.since(guardian_before);
@@ -81,13 +81,6 @@ fn ours_round(runs: usize) -> Result<Round> {
     })
 }
 
-fn once(n: usize, instant: UnixMs) -> JobSpec {
-    let mut job = JobSpec::new(&format!("once {n}"), "@every 1h", COMMAND);
-    job.starts_at = Some(instant);
-    job.ends_at = Some(instant + 1);
-    job
-}
-
 fn history_of(dir: &Path) -> Result<Connection> {
     Ok(Connection::open_with_flags(server::database(dir), OpenFlags::SQLITE_OPEN_READ_ONLY)?)
 }
@@ -101,7 +94,7 @@ fn wait_recorded(dir: &Path, runs: usize) -> Result<UnixMs> {
         ensure!(started.elapsed() < PATIENCE, "not all runs were recorded");
         std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(server::now())
+    Ok(now())
 }
 
 /// The first start, the last end, and how many succeeded.
@@ -112,9 +105,13 @@ fn history(dir: &Path) -> Result<(UnixMs, UnixMs, usize)> {
 }
 
 fn bare_round(runs: usize) -> Result<Round> {
-    let before = Cpu::of(std::process::id())?;
-    let per_s = bare::runtime()?.block_on(bare::rate(COMMAND, runs, SLOTS as usize))?;
-    let cpu = Cpu::of(std::process::id())?.since(before);
+    let bare = burst::bare(runs)?;
     let each = |ms: f64| ms / runs as f64;
-    Ok(Round { per_s, ended_per_s: per_s, server_ms: each(cpu.own_ms), guardian_ms: 0.0, commands_ms: each(cpu.children_ms) })
+    Ok(Round {
+        per_s: bare.per_s,
+        ended_per_s: bare.per_s,
+        server_ms: each(bare.cpu.own_ms),
+        guardian_ms: 0.0,
+        commands_ms: each(bare.cpu.children_ms),
+    })
 }

@@ -51,11 +51,15 @@ fn stat(pid: u32) -> Result<Vec<String>> {
     Ok(rest.split_ascii_whitespace().map(str::to_owned).collect())
 }
 
-/// The guardian of a server.
-pub fn guardian_of(server: u32) -> Result<u32> {
+/// The processes that this one has started and that live.
+pub fn children_of(parent: u32) -> Result<Vec<u32>> {
     let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let mut children = pids.filter(|pid| stat(*pid).is_ok_and(|fields| fields[1] == server.to_string()));
-    children.next().context("the server has a guardian")
+    Ok(pids.filter(|pid| stat(*pid).is_ok_and(|fields| fields[1] == parent.to_string())).collect())
+}
+
+/// The guardian of a server or worker.
+pub fn guardian_of(server: u32) -> Result<u32> {
+    children_of(server)?.first().copied().context("it has a guardian")
 }
 
 /// Resident memory, in bytes.
