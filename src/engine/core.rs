@@ -80,8 +80,8 @@ impl Core {
         *self = Core::new(self.settings, ledger);
     }
 
-    /// This node begins to lead, or has stopped: nobody was told anything, and nothing is planned. What follows from the ledger alone is warm
-    /// on every controller and stays, so that taking over costs what is due, not what exists.
+    /// This node begins to lead, or has stopped: nobody was told anything, and nothing is planned. What follows from the ledger alone is
+    /// warm on every controller and stays, so that taking over costs what is due, not what exists.
     pub fn take_over(&mut self, ledger: &Ledger) {
         let timers = std::mem::take(&mut self.timers);
         *self = Core::with_timers(self.settings, timers, ledger);

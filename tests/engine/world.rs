@@ -144,7 +144,7 @@ impl World {
 
     // ---- the cluster
 
-    /// Another leader takes over: in turn from a snapshot, with nothing but the ledger, and warm, as a follower that has followed all along.
+    /// Another leader takes over: in turn from a snapshot, with nothing but the ledger, and warm, as one that has followed all along.
     pub fn take_over(&mut self) {
         let image = self.ledger.encode();
         let restored = Ledger::decode(&image).expect("a snapshot reads back");
