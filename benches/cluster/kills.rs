@@ -26,7 +26,7 @@ const AFTER_MS: i64 = 4_000;
 
 pub fn run(effort: Effort) -> Result<()> {
     let kills = effort.pick(10, 3);
-    println!("\n## Ten leaders killed (kill -9, restarted after {} s) under {RATE} fires/s\n", RESTART.as_secs());
+    println!("\n## Leaders killed (kill -9, restarted after {} s) under {RATE} fires/s\n", RESTART.as_secs());
     let mut cluster = Cluster::start(SLOTS, ELECTION_TIMEOUT_MS)?;
     let dir = directory()?;
     let fifo = Fifo::new(dir.path())?;
