@@ -157,6 +157,7 @@ impl Agent {
             status,
             links,
             journal_is_whole: journal_is_whole.into(),
+            has_left: false.into(),
         });
         let until_shutdown = |task: futures::future::BoxFuture<'static, ()>| {
             let shutdown = shutdown.clone();
@@ -194,7 +195,8 @@ impl Agent {
     }
 
     /// Starts nothing more, lets runs end, stops those that have not after `drain_ms`, and waits until all of that is reported; all within
-    /// limits. What has not started stays with the journal, as proof for the next life.
+    /// limits. Then the session is closed, so that others get what was not started; where no leader takes that, the journal keeps it as
+    /// proof for the next life.
     pub async fn drain(&self) {
         let in_us = i64::try_from(self.drain_ms).unwrap_or(i64::MAX).saturating_mul(1000);
         if self.shared.commands.send(Command::Drain { in_us, grace_max_ms: DRAIN_GRACE_MS_MAX }).await.is_err() {
@@ -213,7 +215,9 @@ impl Agent {
                 "the ends of {} runs are not acknowledged: they will be reported at the next start",
                 self.status().counts.unreported
             );
+            return;
         }
+        session::leave(&self.shared).await;
     }
 
     /// Ends the agent; what still runs is killed, and reported as lost by the next life. Bounded.

@@ -2,10 +2,12 @@
 //! (PROTOCOL C1, C3). Grants count from when the heartbeat was sent, on BOOTTIME.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
@@ -15,12 +17,14 @@ use super::links::{Backoff, Links, Missed};
 use super::timer;
 use crate::model::limits::HEARTBEAT_MS;
 use crate::model::{ClusterId, RunId, SessionId, WorkerId};
-use crate::rpc::wire::{Grant, Heartbeat, OpenSession, PROTOCOL_VERSION, Refusal, SessionOpened};
+use crate::rpc::wire::{CloseSession, Grant, Heartbeat, OpenSession, PROTOCOL_VERSION, Refusal, SessionOpened};
 
 const HEARTBEAT: Duration = Duration::from_millis(HEARTBEAT_MS as u64);
 /// How long an answer to a heartbeat may take: two may fail before the permit is over.
 const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(2);
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a worker that stops tries to say so.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
 /// How long to wait for a connection to a controller before the next one is asked.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(500);
 /// A refusal that stays the same is said again after so many attempts.
@@ -40,6 +44,8 @@ pub(super) struct Shared {
     pub links: Arc<Links>,
     /// False until the first session after another boot: what the journal doesn't mention may have started all the same (PROTOCOL E1).
     pub journal_is_whole: AtomicBool,
+    /// The session is given up, and no other one is wanted: no heartbeat any more.
+    pub has_left: AtomicBool,
 }
 
 impl Shared {
@@ -150,15 +156,51 @@ fn granted(sent_us: i64, grant: &Grant) -> Granted {
     Granted { permit_end_us: end(grant.permit_ms), lease_end_us: end(grant.lease_ms), recorded_up_to: grant.recorded_up_to }
 }
 
+/// Gives the session up: nothing of it runs, and nothing more will start. What is assigned to it goes to others at once instead of after the
+/// lease. Tried until `LEAVE_PATIENCE` is over.
+pub(super) async fn leave(shared: &Shared) {
+    let (cluster, session) = {
+        let status = shared.status.borrow();
+        let (Some(cluster), Some(session)) = (status.cluster, status.session) else { return };
+        (cluster, session)
+    };
+    shared.has_left.store(true, Ordering::Relaxed);
+    let request = CloseSession { cluster, worker: shared.worker.clone(), session };
+    let mut backoff = Backoff::default();
+    let tries = async {
+        loop {
+            let (leader, request) = (shared.links.leader(), request.clone());
+            match leader.call(HEARTBEAT_DEADLINE, |client, context| async move { client.close_session(context, request).await }).await {
+                Ok(()) => return,
+                Err(Missed::Refused(Refusal::NotLeader { address: Some(leader), .. })) => shared.links.refer(&leader),
+                Err(_) => {}
+            }
+            shared.links.try_another_leader();
+            backoff.wait().await;
+        }
+    };
+    if tokio::time::timeout(LEAVE_PATIENCE, tries).await.is_err() {
+        log::warn!("no leader has taken the end of this session: what it was to start waits until its lease is over");
+    }
+}
+
 /// Sends heartbeats to one controller, whether it leads or not, so that one that begins to lead knows this worker.
 pub(super) async fn heartbeats(shared: Arc<Shared>, index: usize) {
     let link = shared.links.get(index);
     let mut beat = tokio::time::interval(HEARTBEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut drains = pin!(begins_to_drain(shared.clone()).fuse());
     loop {
-        beat.tick().await;
+        tokio::select! {
+            _ = beat.tick() => {}
+            // Others get what was staged here while there is time.
+            () = &mut drains => {}
+        }
         let session = shared.session_open().await;
         link.is_connected().await;
+        if shared.has_left.load(Ordering::Relaxed) {
+            return;
+        }
         let Some(heartbeat) = heartbeat(&shared, session) else { continue };
         let sent_us = timer::boottime_us();
         match link.call(HEARTBEAT_DEADLINE, |client, context| async move { client.heartbeat(context, heartbeat).await }).await {
@@ -174,6 +216,13 @@ pub(super) async fn heartbeats(shared: Arc<Shared>, index: usize) {
             Err(Missed::Refused(Refusal::NotLeader { .. }) | Missed::NotConnected) => {}
             Err(missed) => log::debug!("a heartbeat to {} was not granted: {missed}", link.address),
         }
+    }
+}
+
+/// Never, if the driver has ended.
+async fn begins_to_drain(shared: Arc<Shared>) {
+    if shared.status.clone().wait_for(|status| status.is_draining).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Staging {
 #[derive(Default)]
 struct Told {
     outstanding: u32,
+    /// Its worker starts nothing more: all that it was given is asked back.
+    hands_back: bool,
     to_stage: BTreeSet<(UnixMs, RunId)>,
     to_revoke: BTreeSet<RunId>,
     to_cancel: HashMap<RunId, Reason>,
@@ -56,7 +58,7 @@ impl Staging {
         }
         let (Some(run), Some(assigned)) = (run, assigned) else { return };
         let told = self.sessions.entry(assigned.session).or_default();
-        if run.heir.is_some() && !told.revoked.contains(&id) {
+        if (run.heir.is_some() || told.hands_back) && !told.revoked.contains(&id) {
             told.to_revoke.insert(id);
         }
         if let Some(reason) = run.cancel.filter(|_| !told.cancelled.contains(&id)) {
@@ -86,6 +88,15 @@ impl Staging {
     /// Open runs that were assigned to sessions, by session.
     pub fn sessions(&self) -> impl Iterator<Item = SessionId> + '_ {
         self.sessions.keys().copied()
+    }
+
+    /// The worker of this session drains: what it has not started is asked back, so that others can have it in time. What it has started
+    /// it says, and keeps.
+    pub fn hand_back(&mut self, session: SessionId) {
+        let Some(told) = self.sessions.get_mut(&session).filter(|told| !told.hands_back) else { return };
+        told.hands_back = true;
+        let its_own = self.runs.iter().filter(|(_, (assigned, _))| assigned.session == session).map(|(id, _)| *id);
+        told.to_revoke.extend(its_own.filter(|id| !told.revoked.contains(id)));
     }
 
     /// Takes the next orders for a session. The caller says later what became of them: `failed`, or nothing.

@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use chrono_flow::model::{ClusterId, Outcome, OutputPart, RunId, SessionId, UnixMs};
 use chrono_flow::rpc::codec;
 use chrono_flow::rpc::link::{Connection, Dial, Io};
-use chrono_flow::rpc::wire::{Controller, Grant, Heartbeat, OpenSession, Refusal, Report, ReportAck, RunEvent, SessionOpened};
+use chrono_flow::rpc::wire::{
+    CloseSession, Controller, Grant, Heartbeat, OpenSession, Refusal, Report, ReportAck, RunEvent, SessionOpened,
+};
 use futures::StreamExt;
 use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel};
@@ -40,6 +42,7 @@ pub struct State {
     pub index: u64,
     pub opened: Vec<OpenSession>,
     pub session: Option<SessionId>,
+    pub closed: Vec<SessionId>,
     pub heartbeats: VecDeque<Heartbeat>,
     pub heartbeats_answered: u64,
     pub started: Vec<RunId>,
@@ -70,6 +73,7 @@ impl Leader {
             index: 100,
             opened: Vec::new(),
             session: None,
+            closed: Vec::new(),
             heartbeats: VecDeque::new(),
             heartbeats_answered: 0,
             started: Vec::new(),
@@ -162,6 +166,12 @@ impl Controller for Leader {
             Some(answer) => answer,
             None => std::future::pending().await,
         }
+    }
+
+    async fn close_session(self, _: Context, request: CloseSession) -> Result<(), Refusal> {
+        self.with(|state| state.closed.push(request.session));
+        self.changed();
+        Ok(())
     }
 
     async fn report(self, _: Context, report: Report) -> Result<ReportAck, Refusal> {

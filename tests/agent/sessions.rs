@@ -1,6 +1,7 @@
 //! Permits, leases, sessions, reports, drains.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono_flow::agent::Agent;
 use chrono_flow::model::{Reason, RunState};
@@ -106,6 +107,12 @@ async fn a_drain_lets_runs_end_takes_nothing_new_and_waits_for_the_reports() {
     tokio::join!(world.agent.drain(), after);
     assert_eq!(world.leader.with(|state| state.ended[&runs[0]].outcome.state), RunState::Succeeded);
     assert!(world.revoke(runs[1], 1).await.not_started);
+    // What it held goes to others; nothing is to come from it any more.
+    assert_eq!(world.leader.with(|state| state.closed.clone()), [world.leader.with(|state| state.session.unwrap())]);
+    let heartbeats = world.leader.with(|state| state.heartbeats_answered);
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert!(world.leader.with(|state| state.heartbeats_answered) <= heartbeats + 1, "one may have been on its way");
+    assert_eq!(world.leader.with(|state| state.opened.len()), 1);
     world.agent.stop().await;
 }
 

@@ -13,6 +13,9 @@ use crate::witness::Line;
 /// A change that the scheduler has not taken up when it is answered is taken up so soon, once somebody leads.
 const UNAPPLIED_MS_MAX: i64 = 15_000;
 
+/// Fires that come so soon after their job was made may be staged late.
+const SETTLE_MS: i64 = 1_500;
+
 /// What became of each fire of a job: its state, and its reason.
 pub type Fates = BTreeMap<i64, (String, String)>;
 
@@ -307,8 +310,11 @@ impl Verdict {
     #[track_caller]
     pub fn check_staged_ahead(&self, cluster: &Cluster, work: &Work, from_ms: i64, to_ms: i64) {
         let staged = stagings(cluster);
-        let allow: BTreeSet<i64> = work.jobs.iter().filter(|job| job.is_allow()).map(Job::id).collect();
-        let within = |row: &&Row| allow.contains(&row.job) && row.is_started && row.attempt == 1 && (from_ms..=to_ms).contains(&row.at_ms);
+        // A fire that comes right after its job was made can't be.
+        let settled = |job: &Job| (job.id(), instant_ms(&job.value["created_at"]) + SETTLE_MS);
+        let allow: BTreeMap<i64, i64> = work.jobs.iter().filter(|job| job.is_allow()).map(settled).collect();
+        let is_due = |row: &Row| allow.get(&row.job).is_some_and(|settled_ms| (from_ms.max(*settled_ms)..=to_ms).contains(&row.at_ms));
+        let within = |row: &&Row| is_due(row) && row.is_started && row.attempt == 1;
         let fires: Vec<&Row> = self.rows.iter().filter(within).collect();
         let late: Vec<_> = fires.iter().filter(|row| staged.get(&row.id).is_none_or(|in_ms| *in_ms < 0)).collect();
         assert!(fires.len() > 5, "too few fires to speak of: {}", fires.len());

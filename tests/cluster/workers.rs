@@ -254,12 +254,37 @@ fn a_worker_that_is_asked_to_stop_drains() {
     let started = cluster.witness.lines().into_iter().filter(|line| line.word == "start" && line.at_ms > draining_ms + 2_500);
     let places: BTreeSet<String> = started.map(|line| line.place).collect();
     assert_eq!(places, BTreeSet::from(["worker-2".to_owned()]));
+    let back_ms = now_ms();
     cluster.worker("worker-1").start();
     cluster.wait_ready();
     cancel(&cluster, &slow_runs.into_iter().filter(|(_, place)| place == "worker-2").collect::<Vec<_>>());
     let verdict = work.finish_beside(&cluster, &[&quick, &slow]);
     verdict.check_undisturbed(&work);
-    verdict.check_staged_ahead(&cluster, &work, draining_ms - 2_000, ended_ms + 3_000);
+    // What it had been given and did not start went to the other one at once, not when it came back.
+    let waited: Vec<_> =
+        verdict.rows.iter().filter(|row| row.at_ms < ended_ms && row.worker == "worker-2").map(|row| row.id.clone()).collect();
+    let late = |line: &&Line| line.word == "start" && waited.contains(&line.run) && line.at_ms < ended_ms && line.clock_ms >= back_ms;
+    assert_eq!(verdict.lines.iter().find(late), None);
+    verdict.check_staged_ahead(&cluster, &work, ended_ms + 2_500, ended_ms + 5_500);
+}
+
+#[test]
+fn a_worker_that_leaves_for_good_takes_no_fire_with_it() {
+    let mut cluster = Cluster::start();
+    let mut work = Work::default();
+    for number in 1..=5 {
+        work.add(&cluster, &format!("tick-{number}"), 1, "w end", json!({}));
+    }
+    cluster.witness.wait_starts(&work.jobs[4].value, 2);
+    cluster.worker("worker-1").signal(Signal::TERM);
+    let ended = cluster.worker("worker-1").wait_exit();
+    assert_eq!(ended.code(), Some(0), "{}", cluster.workers["worker-1"].tail());
+    let left_ms = now_ms();
+    wait_until_ms(left_ms + QUIET_MS);
+    let verdict = work.finish(&cluster);
+    verdict.check_undisturbed(&work);
+    let is_its = |line: &&Line| line.place == "worker-1" && line.at_ms > left_ms;
+    assert_eq!(verdict.lines.iter().find(is_its), None);
 }
 
 #[test]

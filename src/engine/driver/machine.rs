@@ -54,6 +54,11 @@ impl Shared {
         self.feed.subscribe()
     }
 
+    /// Something else has happened that the driver should look at.
+    pub fn wake(&self) {
+        self.changed.notify_one();
+    }
+
     pub async fn changed(&self) {
         self.changed.notified().await;
     }

@@ -354,6 +354,9 @@ impl Driver {
 
     /// Tells each idle link what its worker has to know. Only what is applied, and by a leader of this term (PROTOCOL B1, B2).
     fn send_orders(&mut self) {
+        for session in self.soft.draining() {
+            self.core.staging.hand_back(session);
+        }
         let sessions: Vec<SessionId> = self.core.staging.sessions().collect();
         let now_boot_ms = clock::boottime_ms() as i64;
         for id in sessions {

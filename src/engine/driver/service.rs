@@ -8,11 +8,12 @@ use crate::clock;
 use crate::engine::api::EngineError;
 use crate::engine::leases::LEASE_OVER_MS;
 use crate::ledger::{Closing, Command, Reply};
-use crate::model::{RunState, SessionId, limits};
+use crate::model::{RunState, SessionId, UnixMs, limits};
 use crate::rpc::codec::transport;
 use crate::rpc::link::Io;
 use crate::rpc::wire::{
-    Controller, Grant, Heartbeat, OpenSession, PROTOCOL_VERSION, Refusal, Report, ReportAck, RunEvent, RunReport, SessionOpened,
+    CloseSession, Controller, Grant, Heartbeat, OpenSession, PROTOCOL_VERSION, Refusal, Report, ReportAck, RunEvent, RunReport,
+    SessionOpened,
 };
 
 use super::handle::EngineHandle;
@@ -40,6 +41,9 @@ impl Controller for Service {
     }
     async fn report(self, _: Context, report: Report) -> Result<ReportAck, Refusal> {
         self.0.report(report).await
+    }
+    async fn close_session(self, _: Context, request: CloseSession) -> Result<(), Refusal> {
+        self.0.close_session(request).await
     }
 }
 
@@ -135,9 +139,13 @@ impl EngineHandle {
     /// A lease, once a quorum has confirmed that this node still leads (PROTOCOL C3). The heartbeat counts whoever leads.
     async fn grant(&self, session: SessionId, heartbeat: Heartbeat) -> Result<Grant, Refusal> {
         let is_over = || Refusal::OtherSession { ours: None, given: session };
+        let is_draining = heartbeat.is_draining;
         if !self.inner.soft.seen(session, clock::wall_now(), clock::boottime_ms() as i64, heartbeat) {
             // Only a leader ends sessions, and it ends this one.
             return Err(if self.inner.is_licensed() { is_over() } else { self.not_leader() });
+        }
+        if is_draining {
+            self.inner.shared.wake(); // what it holds is wanted elsewhere, soon
         }
         let confirmed = self.inner.consensus.confirm_leader().await.map_err(|_| self.not_leader())?;
         let Some(term) = confirmed.leader_term.filter(|_| self.inner.is_licensed()) else { return Err(self.not_leader()) };
@@ -151,6 +159,21 @@ impl EngineHandle {
             lease_ms: limits::SESSION_LEASE_MS as u64,
             recorded_up_to: self.inner.recorded_up_to(),
         })
+    }
+
+    /// Ends a session at its worker's word: nothing of it runs, its ends are in the ledger, and it starts nothing more. So all that is
+    /// still assigned to it has not started (PROTOCOL D1).
+    async fn close_session(&self, request: CloseSession) -> Result<(), Refusal> {
+        self.check_cluster(request.cluster)?;
+        if !self.inner.is_licensed() {
+            return Err(self.not_leader());
+        }
+        let ledger = self.inner.shared.ledger();
+        let Some(session) = ledger.session(request.session).filter(|session| session.worker == request.worker) else { return Ok(()) };
+        let command = Command::EndSession { at: clock::wall_now(), session: session.id, unstarted_after: UnixMs::MIN };
+        self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
+        log::info!("worker {} has left (session {})", request.worker, request.session);
+        Ok(())
     }
 
     async fn report(&self, report: Report) -> Result<ReportAck, Refusal> {

@@ -235,6 +235,13 @@ impl Soft {
         Fleet { sessions: ledger.sessions().filter_map(health).collect() }
     }
 
+    /// Sessions whose workers have been asked to stop.
+    pub fn draining(&self) -> Vec<SessionId> {
+        let state = self.lock();
+        let is_draining = |seen: &Seen| seen.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.is_draining);
+        state.sessions.iter().filter(|(_, seen)| is_draining(seen)).map(|(id, _)| *id).collect()
+    }
+
     /// For how long the leader counts a session as silent, in milliseconds (PROTOCOL C4).
     pub fn silence_ms(&self, session: SessionId, now_boot_ms: i64) -> Option<i64> {
         self.lock().leases.silence_ms(session, now_boot_ms)
