@@ -14,6 +14,17 @@ const CONTROLLERS_MAX: usize = 9;
 /// Characters in a worker's name, at most.
 const WORKER_NAME_CHARS_MAX: usize = 255;
 
+/// Secrets that are settings come from the environment or from files, never from the command line, which everybody can read.
+pub const CLUSTER_SECRET_VARIABLE: &str = "CHRONO_FLOW_CLUSTER_SECRET";
+pub const DATABASE_PASSWORD_VARIABLE: &str = "CHRONO_FLOW_DATABASE_PASSWORD";
+
+/// What the environment says that no flag does.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    pub cluster_secret: Option<String>,
+    pub database_password: Option<String>,
+}
+
 /// Who this process is to be.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Config {
@@ -73,13 +84,33 @@ impl std::fmt::Debug for DatabaseConfig {
     }
 }
 
+/// Where the secret is that all nodes of a cluster share.
+#[derive(Clone, PartialEq)]
+pub enum SecretConfig {
+    /// There is none: RPC on loopback only.
+    None,
+    File(PathBuf),
+    /// From the environment.
+    Text(String),
+}
+
+impl std::fmt::Debug for SecretConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SecretConfig::None => f.write_str("None"),
+            SecretConfig::File(path) => f.debug_tuple("File").field(path).finish(),
+            SecretConfig::Text(_) => f.write_str("Text(…)"),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct ControllerConfig {
     pub node_id: NodeId,
     /// All controllers that found the cluster, this one included, and where they are now.
     pub cluster: BTreeMap<NodeId, String>,
     pub rpc_listen: String,
-    pub cluster_secret_file: Option<PathBuf>,
+    pub cluster_secret: SecretConfig,
     pub election_timeout_ms: u64,
     pub database: DatabaseConfig,
     pub data_dir: PathBuf,
@@ -94,7 +125,7 @@ pub struct WorkerConfig {
     pub rpc_listen: String,
     /// Where the leader reaches this worker.
     pub rpc_advertise: String,
-    pub cluster_secret_file: Option<PathBuf>,
+    pub cluster_secret: SecretConfig,
     pub data_dir: PathBuf,
     pub execution: Execution,
 }
@@ -229,7 +260,7 @@ mod tests {
             node_id: 1,
             cluster: BTreeMap::from([place(1), place(2), place(3)]),
             rpc_listen: "0.0.0.0:12000".into(),
-            cluster_secret_file: None,
+            cluster_secret: SecretConfig::None,
             election_timeout_ms: 500,
             database: DatabaseConfig { url: "postgres://db/x".into(), password: None, password_file: None, ca_file: None },
             data_dir: "data".into(),
@@ -244,7 +275,7 @@ mod tests {
             controllers: vec!["controller-1:12000".into()],
             rpc_listen: "0.0.0.0:50051".into(),
             rpc_advertise: "worker-1:50051".into(),
-            cluster_secret_file: None,
+            cluster_secret: SecretConfig::None,
             data_dir: "data".into(),
             execution: execution(),
         }

@@ -3,7 +3,7 @@
 //! The map. Imports go downwards only; `tests/tidy.rs` enforces it.
 //!
 //! ```text
-//! main → cli · config · standalone · controller · worker                  wiring of a role
+//! main → cli · config · standalone · controller · worker · health         wiring of a role
 //!      → client                                       the client commands: only the API's words, and schedules
 //!      → http · engine::driver · agent · peers · consensus · store · rpc
 //!      → ledger · engine::{core, timers, policy, placement} · schedule      pure
@@ -20,6 +20,7 @@ pub mod config;
 pub mod consensus;
 pub mod controller;
 pub mod engine;
+pub mod health;
 pub mod http;
 pub mod ledger;
 pub mod model;

@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use chrono_flow::{agent::guardian, cli, client, config::Config, controller, standalone, telemetry, worker};
+use chrono_flow::config::{CLUSTER_SECRET_VARIABLE, Config, DATABASE_PASSWORD_VARIABLE, Secrets};
+use chrono_flow::{agent::guardian, cli, client, controller, health, standalone, telemetry, worker};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -16,14 +17,21 @@ fn main() -> ExitCode {
         let cli::client::ClientCli { options, command } = cli::client::ClientCli::parse();
         return client::run(options, command);
     }
-    let password = || std::env::var("CHRONO_FLOW_DATABASE_PASSWORD").ok();
-    if std::env::args_os().nth(1).is_some_and(|arg| arg == "migrate") {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let secrets = Secrets { cluster_secret: variable(CLUSTER_SECRET_VARIABLE), database_password: variable(DATABASE_PASSWORD_VARIABLE) };
+    let is_first = |word: &str| std::env::args_os().nth(1).is_some_and(|arg| arg == word);
+    if is_first("migrate") {
         let cli::MigrateCommand::Migrate(database) = cli::MigrateCli::parse().command;
-        return migrate(database, password());
+        return migrate(database, secrets);
+    }
+    if is_first("healthcheck") {
+        let cli::HealthcheckCommand::Healthcheck(check) = cli::HealthcheckCli::parse().command;
+        let is_ready = check.ready;
+        return tell(check.flags.config(secrets).map_err(anyhow::Error::msg).and_then(|config| health::check(&config, is_ready)));
     }
     let cli = cli::Cli::parse();
     telemetry::start();
-    let config = match cli.flags.config(password()) {
+    let config = match cli.flags.config(secrets) {
         Ok(config) => config,
         Err(wrong) => {
             eprintln!("error: {wrong}\n\nFor more information, try '--help'.");
@@ -44,9 +52,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn migrate(database: cli::DatabaseFlags, password: Option<String>) -> ExitCode {
-    let migrated = database.config(password).map_err(anyhow::Error::msg).and_then(|database| controller::migrate(&database));
-    match migrated {
+fn migrate(database: cli::DatabaseFlags, secrets: Secrets) -> ExitCode {
+    tell(database.config(secrets.database_password).map_err(anyhow::Error::msg).and_then(|database| controller::migrate(&database)))
+}
+
+/// One sentence for whoever asked.
+fn tell(outcome: anyhow::Result<String>) -> ExitCode {
+    match outcome {
         Ok(done) => {
             // A reader that has gone away is no failure of what was done.
             let _ = writeln!(std::io::stdout(), "{done}");

@@ -2,16 +2,20 @@
 
 use std::fs::{File, OpenOptions};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::config::{CLUSTER_SECRET_VARIABLE, SecretConfig};
+use crate::rpc::secret::ClusterSecret;
+
 /// How long the parts of a process may take to end once they were asked to.
 pub const STOP_WAIT: Duration = Duration::from_secs(10);
 
 /// Runs a role to its end.
-pub fn block_on(role: impl Future<Output = Result<()>>) -> Result<()> {
+pub fn block_on<T>(role: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start the runtime")?;
     let result = runtime.block_on(role);
     runtime.shutdown_timeout(STOP_WAIT);
@@ -35,6 +39,16 @@ pub fn take_data_dir(data_dir: &Path) -> Result<File> {
         }
         Err(std::fs::TryLockError::Error(error)) => Err(error).with_context(|| format!("can't lock {}", path.display())),
     }
+}
+
+/// The secret of the cluster, if there is one.
+pub fn cluster_secret(config: &SecretConfig) -> Result<Option<Arc<ClusterSecret>>> {
+    let secret = match config {
+        SecretConfig::None => return Ok(None),
+        SecretConfig::File(path) => ClusterSecret::read(path)?,
+        SecretConfig::Text(text) => ClusterSecret::from_text(text, CLUSTER_SECRET_VARIABLE)?,
+    };
+    Ok(Some(Arc::new(secret)))
 }
 
 /// SIGTERM and SIGINT (ctrl-C).

@@ -11,11 +11,10 @@ use tokio::sync::watch;
 use crate::agent::{self, Agent, AgentConfig};
 use crate::config::WorkerConfig;
 use crate::model::{ClusterId, WorkerId};
-use crate::role::{STOP_WAIT, Signals, block_on, take_data_dir};
+use crate::role::{STOP_WAIT, Signals, block_on, cluster_secret, take_data_dir};
 use crate::rpc::dial::TcpDial;
 use crate::rpc::handshake::{Hello, Name, Service};
 use crate::rpc::listen::Listener;
-use crate::rpc::secret::ClusterSecret;
 use crate::shutdown::Shutdown;
 
 /// What a worker serves.
@@ -29,7 +28,7 @@ pub fn run(config: WorkerConfig) -> Result<()> {
 async fn serve(config: WorkerConfig) -> Result<()> {
     let _lock = take_data_dir(&config.data_dir)?;
     let mut signals = Signals::listen()?;
-    let secret = config.cluster_secret_file.as_deref().map(ClusterSecret::read).transpose()?.map(Arc::new);
+    let secret = cluster_secret(&config.cluster_secret)?;
     let listener = Listener::bind(&config.rpc_listen, secret.clone()).await?;
     let address = listener.local_addr().context("can't read the address that it listens on")?;
 

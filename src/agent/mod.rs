@@ -175,7 +175,8 @@ impl Agent {
     ///
     /// The task goes on whether or not somebody waits for it.
     pub fn serve(&self, io: impl Io) -> JoinHandle<()> {
-        let service = Service { commands: self.shared.commands.clone(), connection: self.connections.next() };
+        let service =
+            Service { commands: self.shared.commands.clone(), connection: self.connections.next(), status: self.shared.status.clone() };
         tokio::spawn(service::serve(io, service, self.shutdown.clone()))
     }
 

@@ -11,11 +11,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::driver::{Command, OutputSource, Reply};
+use super::driver::{AgentStatus, Command, OutputSource, Reply};
 use super::output;
 use crate::rpc::link::Io;
 use crate::rpc::wire::{
-    Cancel, HeldRun, OUTPUT_PAGE_BYTES_MAX, Order, OutputPage, ReadOutput, Refusal, RevokeAck, RunRef, Stage, StageAck,
+    Cancel, HeldRun, OUTPUT_PAGE_BYTES_MAX, Order, OutputPage, ReadOutput, Refusal, RevokeAck, RunRef, Stage, StageAck, WorkerHealth,
 };
 use crate::rpc::{Worker, codec};
 
@@ -32,6 +32,7 @@ pub(super) struct Service {
     pub commands: mpsc::Sender<Command>,
     /// Counts connections in the order in which they were accepted.
     pub connection: u64,
+    pub status: watch::Receiver<AgentStatus>,
 }
 
 /// Serves one connection until it ends, or the agent does.
@@ -90,6 +91,12 @@ impl Worker for Service {
 
     async fn list(self, _: Context, order: Order<()>) -> Result<Vec<HeldRun>, Refusal> {
         self.ask(|reply| Command::List { order, connection: self.connection, reply }).await
+    }
+
+    async fn health(self, _: Context) -> WorkerHealth {
+        let status = self.status.borrow();
+        let trouble = status.trouble.as_deref().map(str::to_owned);
+        WorkerHealth { session: status.session, is_draining: status.is_draining, trouble }
     }
 
     async fn read_output(self, _: Context, mut request: ReadOutput) -> Result<OutputPage, Refusal> {

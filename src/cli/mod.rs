@@ -19,7 +19,7 @@ pub struct Cli {
     #[command(flatten)]
     pub flags: Flags,
 
-    /// These have parsers of their own (`client::ClientCli`, `MigrateCli`); here they are for the help.
+    /// These have parsers of their own (`client::ClientCli`, `MigrateCli`, `HealthcheckCli`); here they are for the help.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -30,6 +30,8 @@ pub enum Command {
     Client(client::ClientCommand),
     #[command(flatten)]
     Migrate(MigrateCommand),
+    #[command(flatten)]
+    Healthcheck(HealthcheckCommand),
 }
 
 /// What needs a database and no server.
@@ -38,6 +40,30 @@ pub enum Command {
 pub struct MigrateCli {
     #[command(subcommand)]
     pub command: MigrateCommand,
+}
+
+/// What is asked of a server on this machine, which the same flags and environment describe.
+#[derive(Parser, Debug)]
+#[command(name = "chrono-flow", version, max_term_width = 120)]
+pub struct HealthcheckCli {
+    #[command(subcommand)]
+    pub command: HealthcheckCommand,
+}
+
+#[derive(clap::Subcommand, Debug)]
+pub enum HealthcheckCommand {
+    /// Asks the server that these flags (or this environment) start whether it works. Exit code: 0 it does, 1 it doesn't.
+    Healthcheck(Box<Healthcheck>),
+}
+
+#[derive(clap::Args, Debug)]
+pub struct Healthcheck {
+    /// Ask more: whether a controller sees a leader, a database and workers; whether a worker has its session and takes work.
+    #[arg(long)]
+    pub ready: bool,
+
+    #[command(flatten)]
+    pub flags: Flags,
 }
 
 #[derive(clap::Subcommand, Debug)]
@@ -62,7 +88,8 @@ pub struct Flags {
     #[arg(long, env = "CHRONO_FLOW_HTTP_LISTEN", value_name = "HOST:PORT")]
     http_listen: Option<String>,
 
-    /// A further host name by which clients may call the API (repeatable). On loopback, other names in the Host header are refused.
+    /// A host name by which clients may call the API (repeatable). Other names in the Host header than these and localhost are refused;
+    /// without this flag, only where the API listens on loopback.
     #[arg(long = "http-host", env = "CHRONO_FLOW_HTTP_HOST", value_name = "NAME", value_delimiter = ',')]
     http_hosts: Vec<String>,
 
@@ -87,7 +114,7 @@ pub struct Flags {
     #[arg(long, env = "CHRONO_FLOW_RPC_ADVERTISE", value_name = "HOST:PORT", help_heading = "Cluster")]
     rpc_advertise: Option<String>,
 
-    /// File with the secret that all nodes of the cluster share.
+    /// File with the secret that all nodes of the cluster share. (Or give it in CHRONO_FLOW_CLUSTER_SECRET.)
     #[arg(long, env = "CHRONO_FLOW_CLUSTER_SECRET_FILE", value_name = "FILE", help_heading = "Cluster")]
     cluster_secret_file: Option<PathBuf>,
 

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::{DatabaseFlags, Flags};
-use crate::config::{Config, ControllerConfig, DatabaseConfig, EngineSettings, Execution, HttpConfig, StandaloneConfig, WorkerConfig};
+use crate::config::{
+    CLUSTER_SECRET_VARIABLE, Config, ControllerConfig, DatabaseConfig, EngineSettings, Execution, HttpConfig, SecretConfig, Secrets,
+    StandaloneConfig, WorkerConfig,
+};
 use crate::model::{NodeId, limits};
 
 const ELECTION_TIMEOUT_MS_DEFAULT: u64 = 500;
@@ -24,11 +27,11 @@ impl DatabaseFlags {
 
 impl Flags {
     /// The settings of the role that was asked for, checked; what is wrong, by the flag's name.
-    pub fn config(self, database_password: Option<String>) -> Result<Config, String> {
+    pub fn config(self, secrets: Secrets) -> Result<Config, String> {
         let config = match self.role.as_deref().unwrap_or_default() {
             "" => self.standalone()?,
-            "controller" => self.controller(database_password)?,
-            "worker" => self.worker()?,
+            "controller" => self.controller(secrets)?,
+            "worker" => self.worker(secrets)?,
             other => return Err(format!("--role is `{other}`; allowed: controller, worker (none: everything in one process)")),
         };
         config.validate()?;
@@ -45,7 +48,7 @@ impl Flags {
         }))
     }
 
-    fn controller(self, password: Option<String>) -> Result<Config, String> {
+    fn controller(self, secrets: Secrets) -> Result<Config, String> {
         self.refuse("is not for a controller", &[&self.of_worker_alone()[..], &self.of_execution()[..]].concat())?;
         let id = self.node_id.as_deref().ok_or("--node-id is missing: this controller's number, from 1")?;
         let node_id: NodeId = id.parse().map_err(|_| format!("--node-id is `{id}`; a controller's is a number, from 1"))?;
@@ -54,16 +57,16 @@ impl Flags {
             node_id,
             cluster: members(cluster)?,
             rpc_listen: self.rpc_listen.clone().unwrap_or_else(|| "127.0.0.1:12000".into()),
-            cluster_secret_file: self.cluster_secret_file.clone(),
+            cluster_secret: self.cluster_secret(secrets.cluster_secret)?,
             election_timeout_ms: self.election_timeout_ms.unwrap_or(ELECTION_TIMEOUT_MS_DEFAULT),
-            database: self.database.config(password)?,
+            database: self.database.config(secrets.database_password)?,
             data_dir: self.data_dir_of("controller", id),
             http: self.http(),
             engine: self.engine(),
         }))
     }
 
-    fn worker(self) -> Result<Config, String> {
+    fn worker(self, secrets: Secrets) -> Result<Config, String> {
         self.refuse("is not for a worker", &[&self.of_controller()[..], &self.of_engine()[..]].concat())?;
         let name = self.node_id.clone().ok_or("--node-id is missing: this worker's name")?;
         let controllers = self.controllers.as_deref().ok_or("--controllers is missing: HOST:PORT,HOST:PORT,HOST:PORT")?;
@@ -74,9 +77,18 @@ impl Flags {
             controllers: controllers.split(',').map(str::trim).filter(|place| !place.is_empty()).map(str::to_owned).collect(),
             rpc_advertise: self.rpc_advertise.clone().unwrap_or_else(|| rpc_listen.clone()),
             rpc_listen,
-            cluster_secret_file: self.cluster_secret_file.clone(),
+            cluster_secret: self.cluster_secret(secrets.cluster_secret)?,
             execution: self.execution(),
         }))
+    }
+
+    fn cluster_secret(&self, text: Option<String>) -> Result<SecretConfig, String> {
+        match (&self.cluster_secret_file, text) {
+            (Some(_), Some(_)) => Err(format!("give --cluster-secret-file or {CLUSTER_SECRET_VARIABLE}, not both")),
+            (Some(path), None) => Ok(SecretConfig::File(path.clone())),
+            (None, Some(text)) => Ok(SecretConfig::Text(text)),
+            (None, None) => Ok(SecretConfig::None),
+        }
     }
 
     fn data_dir_of(&self, role: &str, id: &str) -> PathBuf {
@@ -176,7 +188,7 @@ mod tests {
     use crate::cli::Cli;
 
     fn config(args: &[&str]) -> Result<Config, String> {
-        Cli::try_parse_from(["chrono-flow"].iter().chain(args)).unwrap().flags.config(None)
+        Cli::try_parse_from(["chrono-flow"].iter().chain(args)).unwrap().flags.config(Secrets::default())
     }
 
     #[test]

@@ -25,11 +25,10 @@ use crate::ledger::Reply;
 use crate::model::{ClusterId, NodeId};
 use crate::peers::founding::{self, Founding};
 use crate::peers::{PeerCalls, PeerLinks};
-use crate::role::{STOP_WAIT, Signals, block_on, give_back_memory, take_data_dir};
+use crate::role::{STOP_WAIT, Signals, block_on, cluster_secret, give_back_memory, take_data_dir};
 use crate::rpc::dial::TcpDial;
 use crate::rpc::handshake::{Name, Service};
 use crate::rpc::listen::Listener;
-use crate::rpc::secret::ClusterSecret;
 use crate::shutdown::Shutdown;
 use crate::store::postgres::{PostgresConfig, PostgresStore};
 use crate::store::{self, Store, StoreError};
@@ -86,7 +85,7 @@ struct Running {
 async fn serve(config: ControllerConfig) -> Result<()> {
     let _lock = take_data_dir(&config.data_dir)?;
     let mut signals = Signals::listen()?;
-    let secret = config.cluster_secret_file.as_deref().map(ClusterSecret::read).transpose()?.map(Arc::new);
+    let secret = cluster_secret(&config.cluster_secret)?;
     let settings = http::Settings { allowed_hosts: config.http.hosts.clone(), ..http::Settings::default() };
     let server = http::Server::bind(&config.http.listen, settings).await?;
     let listener = Listener::bind(&config.rpc_listen, secret.clone()).await?;

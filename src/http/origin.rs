@@ -3,7 +3,8 @@
 //! - Cross-site requests: a browser sends `Origin` with every request that may change something. One that differs from `Host` is refused.
 //!   (Bodies must be `application/json` besides, which a page can't send to another site without asking first.)
 //! - DNS rebinding: a page whose name was made to point at 127.0.0.1 has the right `Origin`, but a `Host` that is not ours. A server on
-//!   loopback therefore answers to this machine's own names only.
+//!   loopback therefore answers to this machine's own names only; and so does any that was told its names, such as one in a container
+//!   whose port is published on loopback.
 
 use std::net::IpAddr;
 
@@ -13,7 +14,7 @@ use warp::host::Authority;
 
 use super::problem::Problem;
 
-/// Refuses a request to a server on loopback under a name that is not the machine's own or one of `allowed`.
+/// Refuses a request under a name that is not the machine's own or one of `allowed`.
 pub fn check_host(authority: Option<&Authority>, allowed: &[String]) -> Result<(), Problem> {
     let Some(authority) = authority else { return Ok(()) };
     let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
@@ -23,7 +24,7 @@ pub fn check_host(authority: Option<&Authority>, allowed: &[String]) -> Result<(
         return Ok(());
     }
     let shown: String = host.chars().take(100).collect();
-    let detail = format!("this server listens on loopback and does not answer to the name `{shown}`; it may be allowed in its settings");
+    let detail = format!("this server does not answer to the name `{shown}`; --http-host allows it");
     Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "unknown_host", detail))
 }
 

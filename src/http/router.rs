@@ -145,7 +145,7 @@ async fn answer(context: Arc<Context>, incoming: Incoming) -> Response {
 }
 
 async fn dispatch(context: Arc<Context>, incoming: Incoming) -> Answer {
-    if context.is_loopback {
+    if context.is_loopback || !context.settings.allowed_hosts.is_empty() {
         origin::check_host(incoming.authority.as_ref(), &context.settings.allowed_hosts)?;
     }
     let (route, path_values) = match find(incoming.method.as_str(), &incoming.path)? {

@@ -19,10 +19,10 @@ pub struct ClusterSecret(Vec<u8>);
 pub enum SecretError {
     #[error("the cluster secret {} can't be read: {error}", path.display())]
     Unreadable { path: PathBuf, error: io::Error },
-    #[error("the cluster secret in {} has {bytes} bytes; it needs at least {SECRET_BYTES_MIN}, best random ones", path.display())]
-    TooShort { path: PathBuf, bytes: usize },
-    #[error("the cluster secret in {} has more than {SECRET_BYTES_MAX} bytes; is it the right file?", path.display())]
-    TooLong { path: PathBuf },
+    #[error("the cluster secret in {place} has {bytes} bytes; it needs at least {SECRET_BYTES_MIN}, best random ones")]
+    TooShort { place: String, bytes: usize },
+    #[error("the cluster secret in {place} has more than {SECRET_BYTES_MAX} bytes; is it the right one?")]
+    TooLong { place: String },
 }
 
 impl ClusterSecret {
@@ -36,10 +36,19 @@ impl ClusterSecret {
             bytes.pop();
             bytes.pop_if(|byte| *byte == b'\r');
         }
+        ClusterSecret::check(bytes, &path.display().to_string())
+    }
+
+    /// The secret as the variable `place` of the environment has it.
+    pub fn from_text(text: &str, place: &str) -> Result<ClusterSecret, SecretError> {
+        ClusterSecret::check(text.as_bytes().to_vec(), place)
+    }
+
+    fn check(bytes: Vec<u8>, place: &str) -> Result<ClusterSecret, SecretError> {
         match bytes.len() {
-            0..SECRET_BYTES_MIN => Err(SecretError::TooShort { path: path.to_owned(), bytes: bytes.len() }),
+            0..SECRET_BYTES_MIN => Err(SecretError::TooShort { place: place.to_owned(), bytes: bytes.len() }),
             SECRET_BYTES_MIN..=SECRET_BYTES_MAX => Ok(ClusterSecret(bytes)),
-            _ => Err(SecretError::TooLong { path: path.to_owned() }),
+            _ => Err(SecretError::TooLong { place: place.to_owned() }),
         }
     }
 

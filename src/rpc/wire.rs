@@ -80,6 +80,18 @@ pub trait Worker {
     async fn list(order: Order<()>) -> Result<Vec<HeldRun>, Refusal>;
     /// A page of a run's output, running or in the spool. Waits up to `wait_ms` for more while the run goes on.
     async fn read_output(request: ReadOutput) -> Result<OutputPage, Refusal>;
+    /// How it is; for whoever looks after the process.
+    async fn health() -> WorkerHealth;
+}
+
+/// What a worker says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WorkerHealth {
+    /// None: no controller has taken it yet, or its lease is over.
+    pub session: Option<SessionId>,
+    pub is_draining: bool,
+    /// Why it takes no work, if it can't.
+    pub trouble: Option<String>,
 }
 
 /// One run to start.

@@ -43,13 +43,8 @@ impl Node {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log");
         self.life_at = log.metadata().expect("a log").len();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_chrono-flow"));
-        command.current_dir(&self.dir).args(&self.flags).arg("--data-dir").arg(self.data_dir());
-        for (name, _) in std::env::vars_os() {
-            if name == "RUST_LOG" || name.to_string_lossy().starts_with("CHRONO_FLOW_") || name.to_string_lossy().starts_with("PG") {
-                command.env_remove(name);
-            }
-        }
+        let mut command = self.program();
+        command.args(&self.flags).arg("--data-dir").arg(self.data_dir());
         command.env("RUST_LOG", "info,chrono_flow::agent=debug");
         let stdout = log.try_clone().expect("a second handle");
         command.stdin(Stdio::null()).stdout(stdout).stderr(log);
@@ -58,6 +53,24 @@ impl Node {
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
         }
         self.child = Some(command.spawn().expect("the program starts"));
+    }
+
+    fn program(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_chrono-flow"));
+        command.current_dir(&self.dir);
+        for (name, _) in std::env::vars_os() {
+            if name == "RUST_LOG" || name.to_string_lossy().starts_with("CHRONO_FLOW_") || name.to_string_lossy().starts_with("PG") {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+
+    /// What `chrono-flow healthcheck` says with this node's flags; an error where its exit code is not 0.
+    pub fn healthcheck(&self, more: &[&str]) -> Result<String, String> {
+        let output = self.program().arg("healthcheck").args(more).args(&self.flags).output().expect("the program starts");
+        let says = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if output.status.success() { Ok(says(&output.stdout)) } else { Err(says(&output.stderr)) }
     }
 
     /// Whether it was started, and neither killed nor stopped since.

@@ -21,9 +21,18 @@ fn wait_unready(cluster: &Cluster, id: u64, part: &str) -> Value {
 #[test]
 fn a_controller_is_ready_when_it_can_do_its_part_and_says_why_when_it_cannot() {
     let mut cluster = Cluster::prepare(Default::default());
+    assert!(cluster.controllers[&1].healthcheck(&[]).unwrap_err().starts_with("error: no answer from 127."));
+    assert!(cluster.workers["worker-1"].healthcheck(&[]).unwrap_err().starts_with("error: no answer from 127."));
     cluster.controller(1).start();
     wait_unready(&cluster, 1, "leader");
     assert_eq!(cluster.api_of(1).get("/healthz").status, 200, "it lives");
+    assert!(cluster.controllers[&1].healthcheck(&[]).is_ok());
+    assert!(cluster.controllers[&1].healthcheck(&["--ready"]).unwrap_err().contains("leader"));
+    cluster.worker("worker-2").start();
+    eventually("a worker without a cluster lives", || cluster.workers["worker-2"].healthcheck(&[]).ok());
+    let not_ready = Err("error: not ready: no controller has taken it yet".to_owned());
+    assert_eq!(cluster.workers["worker-2"].healthcheck(&["--ready"]), not_ready);
+    cluster.worker("worker-2").kill();
     // A cluster is founded when all who found it are there.
     for id in [2, 3] {
         cluster.controller(id).start();
@@ -34,6 +43,8 @@ fn a_controller_is_ready_when_it_can_do_its_part_and_says_why_when_it_cannot() {
     }
     cluster.worker("worker-1").start();
     cluster.wait_ready();
+    assert!(cluster.controllers[&1].healthcheck(&["--ready"]).is_ok());
+    assert_eq!(cluster.workers["worker-1"].healthcheck(&["--ready"]), Ok("ready".to_owned()));
 
     cluster.postgres.stop();
     for id in 1..=3 {
