@@ -1,7 +1,7 @@
 //! A copy of what a fresh clone has, and the containers that `docker compose up` makes of it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -21,7 +21,7 @@ pub struct Cluster {
     pub witness: Witness,
     pub workers: BTreeMap<String, Container>,
     pub shell: Shell,
-    place: tempfile::TempDir,
+    _place: tempfile::TempDir,
 }
 
 /// A container by its name.
@@ -62,7 +62,7 @@ impl Cluster {
         let mut shell = Shell::at(place.path(), &env);
         // Of a run that was killed.
         let _ = shell.run("touch .env && docker compose --profile more-workers down -v --remove-orphans; rm .env");
-        Cluster { witness: Witness::new(&witness_dir), workers: BTreeMap::new(), shell, place }
+        Cluster { witness: Witness::new(&witness_dir), workers: BTreeMap::new(), shell, _place: place }
     }
 
     /// All of it with `workers` workers, and ready.
@@ -82,10 +82,6 @@ impl Cluster {
     #[track_caller]
     pub fn shell(&mut self, block: &str) -> String {
         self.shell.run(block).unwrap_or_else(|failure| panic!("{block}\n{failure}"))
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.place.path().join(name)
     }
 
     fn address(id: u64) -> String {
