@@ -33,7 +33,7 @@ WORKDIR /var/lib/chrono-flow
 ENV CHRONO_FLOW_DATA_DIR=/var/lib/chrono-flow
 # The API, controllers among themselves, controllers to workers.
 EXPOSE 8080 12000 50051
-# A controller hands leadership over; a worker lets its commands end for --drain-s (10 s), then stops them: give it 45 s.
+# A controller hands leadership over; a worker lets its commands end for --drain-s (10 s), then stops them: give it a minute more.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s --retries=3 CMD ["chrono-flow", "healthcheck"]
 ENTRYPOINT ["/usr/bin/tini", "--", "chrono-flow"]
