@@ -280,6 +280,9 @@ fn a_worker_that_leaves_for_good_takes_no_fire_with_it() {
     let ended = cluster.worker("worker-1").wait_exit();
     assert_eq!(ended.code(), Some(0), "{}", cluster.workers["worker-1"].tail());
     let left_ms = now_ms();
+    // Its session is over by its own word, without a wait for the lease.
+    cluster.wait_worker_state("worker-1", "unreachable");
+    assert!(now_ms() < left_ms + LAPSE_MS - 2_000, "that took as long as the lease");
     wait_until_ms(left_ms + QUIET_MS);
     let verdict = work.finish(&cluster);
     verdict.check_undisturbed(&work);

@@ -45,8 +45,10 @@ fn the_walk_of_the_readme_works_to_the_letter() {
             eprintln!("$ {block}({} ms)", now_ms() - started_ms);
         }
     }
-    // Two leaders, one after the other, and the stopped one is back.
+    // Two leaders, one after the other, and the stopped one is back; Docker sees that all are well.
     cluster.wait_ready();
+    let health = |word: &str| docker(&["ps", "-q", "--filter", "name=chrono-", "--filter", &format!("health={word}")]).lines().count();
+    eventually("all five containers are healthy", || (health("healthy") == 5).then_some(()));
     cluster.check_one_leader_a_term();
     let lines = cluster.shell("docker compose logs | grep LEADER");
     assert!(lines.lines().count() >= 2, "{lines}");
