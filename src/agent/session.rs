@@ -156,8 +156,8 @@ fn granted(sent_us: i64, grant: &Grant) -> Granted {
     Granted { permit_end_us: end(grant.permit_ms), lease_end_us: end(grant.lease_ms), recorded_up_to: grant.recorded_up_to }
 }
 
-/// Gives the session up: nothing of it runs, and nothing more will start. What is assigned to it goes to others at once instead of after the
-/// lease. Tried until `LEAVE_PATIENCE` is over.
+/// Gives the session up: nothing of it runs, and nothing more will start. What is assigned to it goes to others at once instead of after
+/// the lease. Tried until `LEAVE_PATIENCE` is over.
 pub(super) async fn leave(shared: &Shared) {
     let (cluster, session) = {
         let status = shared.status.borrow();

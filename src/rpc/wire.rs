@@ -236,8 +236,8 @@ pub trait Controller {
     async fn heartbeat(heartbeat: Heartbeat) -> Result<Grant, Refusal>;
     /// Brings what has happened to runs. Only the leader takes it (PROTOCOL E5); answered when the ends are applied.
     async fn report(report: Report) -> Result<ReportAck, Refusal>;
-    /// Ends a session for good: its worker stops, nothing of it runs, all ends are acknowledged, and it starts nothing more. Only the leader
-    /// takes it; a session that is not known is over already.
+    /// Ends a session for good: its worker stops, nothing of it runs, all ends are acknowledged, and it starts nothing more. Only the
+    /// leader takes it; a session that is not known is over already.
     async fn close_session(request: CloseSession) -> Result<(), Refusal>;
 }
 

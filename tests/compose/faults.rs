@@ -1,4 +1,5 @@
-//! Containers are stopped, killed, cut off and made anew, while jobs fire every second: each fire has one fate, and the witness says the same.
+//! Containers are stopped, killed, cut off and made anew, while jobs fire every second: each fire has one fate, and the witness says the
+//! same.
 
 use serde_json::json;
 

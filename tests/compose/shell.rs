@@ -30,8 +30,8 @@ impl Shell {
         shell
     }
 
-    /// Runs a block to its end, or to the first command that fails; answers what it printed. A command is a line, and goes on where that ends
-    /// with a backslash.
+    /// Runs a block to its end, or to the first command that fails; answers what it printed. A command is a line, and goes on where that
+    /// ends with a backslash.
     pub fn run(&mut self, block: &str) -> Result<String, String> {
         let mut script = String::from("code=0; {\n");
         for command in commands(block) {
