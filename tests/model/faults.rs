@@ -5,7 +5,7 @@
 
 use crate::protocol::Protocol;
 use crate::rules::{LEASE, Tick};
-use crate::world::{Journal, Spool, Weather, World};
+use crate::world::{Spool, Weather, World};
 
 impl Protocol {
     /// A moment passes. The worker's clock goes along (1), or its rate is off for once: it stands still (0) or goes two (2). The guardian
@@ -25,9 +25,7 @@ impl Protocol {
         }
         world.now += 1;
         world.worker.clock_ahead = clock_ahead;
-        let clock = world.worker_clock();
-        let granted_at = world.worker.session.as_ref().and_then(|session| session.granted_at);
-        let is_over = granted_at.is_some_and(|at| clock >= at + LEASE);
+        let is_over = world.worker_clock() >= world.worker.leased_from + LEASE;
         if is_over && world.worker.alive && self.scope.retry && self.rules.lease_kills {
             self.kill(world);
             world.worker.journal.starting = false;
@@ -73,10 +71,8 @@ impl Protocol {
         worker.up = true;
         if worker.journal.starting {
             worker.spool = Spool::Killed;
-        } else if !self.rules.fresh_stage_after_restart {
-            worker.held = worker.journal.accepted;
         }
-        worker.journal = Journal { starting: false, accepted: worker.journal.accepted };
+        worker.journal.starting = false;
         true
     }
 

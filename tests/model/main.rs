@@ -61,19 +61,24 @@ const RETRY: Scope =
 const RETRY_RESTART: Scope =
     Scope { retry: true, end: 7, crashes: 1, grants: 1, epochs: 2, sessions: 2, examples: &[RUNS_HERE, RUNS_AGAIN], ..Scope::QUIET };
 
+// What single rules are missed in, as small as that can be.
+const MOVE: Scope = Scope { election: false, proposals: 1, skew: false, ..LAUNCH };
+const TAKEOVER: Scope = Scope { election: true, ..MOVE };
+const RETURN: Scope = Scope { election: false, ..RESTART };
+
 /// Anything of that, and then no more faults.
 const HEAL: Scope = Scope {
-    end: 11,
+    end: 10,
     election: true,
     edit: true,
     crashes: 1,
-    grants: 1,
     epochs: 2,
     sessions: 2,
     calm_by: Some(2),
     examples: &[RUNS_HERE, RUNS_ELSEWHERE, SUPERSEDED, CLOSED, UNREACHABLE],
     ..Scope::QUIET
 };
+const HEAL_RETRY: Scope = Scope { retry: true, edit: false, examples: &[RUNS_HERE, RUNS_AGAIN, CLOSED], ..HEAL };
 
 /// Looks at everything within the scope: the promises hold, and the examples are possible. So many states at least, lest it shrinks unseen.
 fn holds(scope: &Scope, states_min: usize) {
@@ -142,6 +147,11 @@ fn heal_holds() {
 }
 
 #[test]
+fn heal_retry_holds() {
+    holds(&HEAL_RETRY, 10_000);
+}
+
+#[test]
 fn nothing_but_the_terms_depends_on_the_term_check() {
     for scope in [LAUNCH, EDIT] {
         holds_but(Rules { term_check: false, ..Rules::ALL }, &scope, 100_000, &[LOWER_TERM]);
@@ -150,52 +160,57 @@ fn nothing_but_the_terms_depends_on_the_term_check() {
 
 #[test]
 fn without_compare_and_set() {
-    breaks(STARTS_ONCE, &LAUNCH, |rules| rules.compare_and_set = false);
+    breaks(STARTS_ONCE, &Scope { proposals: 2, ..MOVE }, |rules| rules.compare_and_set = false);
 }
 
 #[test]
 fn without_stage_after_commit() {
-    breaks(STARTS_ONCE, &LAUNCH, |rules| rules.stage_after_commit = false);
+    breaks(STARTS_ONCE, &TAKEOVER, |rules| rules.stage_after_commit = false);
 }
 
 #[test]
 fn without_sessions() {
-    breaks(STARTS_ONCE, &RESTART, |rules| rules.sessions = false);
+    breaks(STARTS_ONCE, &RETURN, |rules| rules.sessions = false);
+}
+
+#[test]
+fn without_drop_unstarted() {
+    breaks(STARTS_ONCE, &RETURN, |rules| rules.drop_unstarted = false);
 }
 
 #[test]
 fn without_no_grant_after_end() {
-    breaks(STARTS_ONCE, &LAUNCH, |rules| rules.no_grant_after_end = false);
+    breaks(STARTS_ONCE, &MOVE, |rules| rules.no_grant_after_end = false);
 }
 
 #[test]
 fn without_term_check() {
-    breaks(LOWER_TERM, &LAUNCH, |rules| rules.term_check = false);
+    breaks(LOWER_TERM, &TAKEOVER, |rules| rules.term_check = false);
 }
 
 #[test]
 fn without_epochs() {
-    breaks(STARTS_ONCE, &EDIT, |rules| rules.epochs = false);
+    breaks(STARTS_ONCE, &Scope { election: false, skew: false, ..EDIT }, |rules| rules.epochs = false);
 }
 
 #[test]
 fn without_grant_after_quorum() {
-    breaks(STARTS_ONCE, &LAUNCH, |rules| rules.grant_after_quorum = false);
+    breaks(STARTS_ONCE, &TAKEOVER, |rules| rules.grant_after_quorum = false);
 }
 
 #[test]
 fn without_lease_from_sending() {
-    breaks(STARTS_ONCE, &LAUNCH, |rules| rules.lease_from_sending = false);
+    breaks(STARTS_ONCE, &MOVE, |rules| rules.lease_from_sending = false);
 }
 
 #[test]
 fn without_new_leader_waits() {
-    breaks(STARTS_ONCE, &LAUNCH, |rules| rules.new_leader_waits = false);
+    breaks(STARTS_ONCE, &TAKEOVER, |rules| rules.new_leader_waits = false);
 }
 
 #[test]
 fn without_start_permit() {
-    breaks(STARTS_ONCE, &LAUNCH, |rules| rules.start_permit = false);
+    breaks(STARTS_ONCE, &MOVE, |rules| rules.start_permit = false);
 }
 
 #[test]
@@ -204,13 +219,18 @@ fn without_lease_kills() {
 }
 
 #[test]
+fn without_lease_outlives_session() {
+    breaks(ONE_ALIVE, &RETRY_RESTART, |rules| rules.lease_outlives_session = false);
+}
+
+#[test]
 fn without_margin() {
-    breaks(STARTS_ONCE, &LAUNCH, |rules| rules.margin = false);
+    breaks(STARTS_ONCE, &Scope { grants: 1, skew: true, ..MOVE }, |rules| rules.margin = false);
 }
 
 #[test]
 fn without_proof_before_move() {
-    breaks(STARTS_ONCE, &LAUNCH, |rules| rules.proof_before_move = false);
+    breaks(STARTS_ONCE, &MOVE, |rules| rules.proof_before_move = false);
 }
 
 #[test]
@@ -225,12 +245,12 @@ fn without_tombstone() {
 
 #[test]
 fn without_journal_before_spawn() {
-    breaks(STARTS_ONCE, &RESTART, |rules| rules.journal_before_spawn = false);
+    breaks(STARTS_ONCE, &RETURN, |rules| rules.journal_before_spawn = false);
 }
 
 #[test]
 fn without_fresh_stage_after_restart() {
-    breaks(STARTS_ONCE, &RESTART, |rules| rules.fresh_stage_after_restart = false);
+    breaks(STARTS_ONCE, &RETURN, |rules| rules.fresh_stage_after_restart = false);
 }
 
 #[test]
@@ -240,15 +260,15 @@ fn without_kill_after_restart() {
 
 #[test]
 fn without_check_with_spawn() {
-    breaks(STARTS_ONCE, &LAUNCH, |rules| rules.check_with_spawn = false);
+    breaks(ONE_ALIVE, &RETRY, |rules| rules.check_with_spawn = false);
 }
 
 #[test]
 fn without_started_stays_known() {
-    breaks(STARTS_ONCE, &RESTART, |rules| rules.started_stays_known = false);
+    breaks(STARTS_ONCE, &RETURN, |rules| rules.started_stays_known = false);
 }
 
 #[test]
 fn without_ack_after_close() {
-    breaks(NO_OUTCOME_LOST, &RESTART, |rules| rules.ack_after_close = false);
+    breaks(NO_OUTCOME_LOST, &Scope { election: true, ..RETURN }, |rules| rules.ack_after_close = false);
 }

@@ -9,6 +9,8 @@ pub struct Rules {
     pub stage_after_commit: bool,
     /// C1: a run is given to a session of a worker, and its next session obeys no order for the last one.
     pub sessions: bool,
+    /// C1: what was held for a session that is over is dropped before the next one is opened.
+    pub drop_unstarted: bool,
     /// C1: a session that was ended gets no grant any more.
     pub no_grant_after_end: bool,
     /// C2: a worker obeys no lower term than it has seen.
@@ -25,6 +27,8 @@ pub struct Rules {
     pub start_permit: bool,
     /// C5: the guardian ends runs of `retry` jobs when the lease is over.
     pub lease_kills: bool,
+    /// C5: it keeps to the last lease that was granted, also when the agent has opened a new session since.
+    pub lease_outlives_session: bool,
     /// D1: what a worker's silence proves is counted with a margin for clocks.
     pub margin: bool,
     /// D1: a run moves only on proof that it did not start.
@@ -52,6 +56,7 @@ impl Rules {
         compare_and_set: true,
         stage_after_commit: true,
         sessions: true,
+        drop_unstarted: true,
         no_grant_after_end: true,
         term_check: true,
         epochs: true,
@@ -60,6 +65,7 @@ impl Rules {
         new_leader_waits: true,
         start_permit: true,
         lease_kills: true,
+        lease_outlives_session: true,
         margin: true,
         proof_before_move: true,
         wait_before_attempt: true,

@@ -1,8 +1,11 @@
 //! The worker modelled whole: agent, guardian, journal and spool; and in a few lines the second one, which never fails.
 
 use crate::protocol::Protocol;
-use crate::rules::{LEASE, MARGIN, PERMIT};
+use crate::rules::{LEASE, MARGIN, PERMIT, Tick};
 use crate::world::{Elsewhere, Fate, Message, Place, Proposal, Session, Spool, World};
+
+/// As if a lease were never over.
+const NO_END: Tick = 100;
 
 impl Protocol {
     /// An order has arrived, for the first time or again.
@@ -28,6 +31,7 @@ impl Protocol {
                 let counts_from = if self.rules.lease_from_sending { sent_at } else { clock };
                 let is_longer = session.granted_at.is_none_or(|at| at < counts_from);
                 session.granted_at = session.granted_at.max(Some(counts_from));
+                world.worker.leased_from = world.worker.leased_from.max(counts_from);
                 is_longer
             }
             Message::Recorded | Message::NotStarted { .. } => false,
@@ -146,9 +150,9 @@ impl Protocol {
         true
     }
 
-    /// Opens a session when the last one is over: with the process, by the worker's own clock, or by the leader's word. What was held is dropped
-    /// first. The worker says what its journal knows: that the run was not
-    /// started, which lets it move (PROTOCOL D1), or that it was, which keeps it here.
+    /// Opens a session when the last one is over: with the process, by the worker's own clock, or by the leader's word. What was held is
+    /// dropped first. The worker says what its journal knows: that the run was not started, which lets it move (PROTOCOL D1), or that it
+    /// was, which keeps it here. Both are one entry in the ledger.
     pub fn register(&self, world: &mut World) -> bool {
         let clock = world.worker_clock();
         let is_over = |session: &Session| session.granted_at.is_some_and(|at| clock >= at + LEASE) || world.is_over(session.id);
@@ -161,12 +165,19 @@ impl Protocol {
         if worker.journal.starting && worker.held.is_some() && !worker.alive {
             return false; // The guardian has not answered yet.
         }
-        if self.rules.fresh_stage_after_restart {
+        let is_new_process = worker.session.is_none();
+        if self.rules.drop_unstarted {
             worker.held = None;
-            worker.journal.accepted = None;
         }
+        if is_new_process && !self.rules.fresh_stage_after_restart {
+            worker.held = worker.journal.accepted;
+        }
+        worker.journal.accepted = worker.held;
         let has_started = worker.alive || worker.journal.starting || worker.spool != Spool::Empty;
         worker.session = Some(Session { started: has_started, ..Session::new(session_id) });
+        if !self.rules.lease_outlives_session {
+            worker.leased_from = NO_END;
+        }
         world.ledger.session = session_id;
         world.ledger.session_open = true;
         if let Fate::Given { to: Place::Worker(_), epoch, attempt: 1 } = world.ledger.fate {

@@ -131,8 +131,10 @@ pub struct Worker {
     pub session: Option<Session>,
     /// The epoch of what is held until its instant.
     pub held: Option<u8>,
-    /// Does the command run? The guardian knows.
+    /// The guardian: does the command run, and what does it count the lease from? It keeps that when the agent opens a new session, until
+    /// there is a new grant.
     pub alive: bool,
+    pub leased_from: Tick,
     pub journal: Journal,
     pub spool: Spool,
 }
@@ -210,6 +212,7 @@ impl World {
                 session: Some(session),
                 held: None,
                 alive: false,
+                leased_from: clock_ahead,
                 journal: Journal { accepted: None, starting: false },
                 spool: Spool::Empty,
             },
