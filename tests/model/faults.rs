@@ -69,10 +69,10 @@ impl Protocol {
         }
         let worker = &mut world.worker;
         worker.up = true;
-        if worker.journal.starting {
+        if worker.journal.starting && self.rules.report_maybe_started {
+            worker.journal.starting = false;
             worker.spool = Spool::Killed;
         }
-        worker.journal.starting = false;
         true
     }
 

@@ -43,6 +43,8 @@ pub struct Rules {
     pub fresh_stage_after_restart: bool,
     /// E2: what may run still is ended before it is reported.
     pub kill_after_restart: bool,
+    /// E2: what may have run before a restart is reported as ended.
+    pub report_maybe_started: bool,
     /// E3: the check and the spawn are one step.
     pub check_with_spawn: bool,
     /// E4: what has started stays refused, for as long as its stage may come again.
@@ -73,6 +75,7 @@ impl Rules {
         journal_before_spawn: true,
         fresh_stage_after_restart: true,
         kill_after_restart: true,
+        report_maybe_started: true,
         check_with_spawn: true,
         started_stays_known: true,
         ack_after_close: true,
