@@ -86,7 +86,7 @@ impl Protocol {
     /// very moment: it can't be younger, and an older one is worth less.
     pub fn grant(&self, world: &mut World) -> bool {
         let Some(sent_at) = self.heartbeat(world) else { return false };
-        if !(world.ledger.session_open || !self.rules.no_grant_after_end) {
+        if !world.ledger.session_open && self.rules.no_grant_after_end {
             return false;
         }
         world.leader.granted_at = world.now;

@@ -69,6 +69,7 @@ const RETURN: Scope = Scope { election: false, ..RESTART };
 
 /// Anything of that, and then no more faults.
 const HEAL: Scope = Scope {
+    start: 1,
     end: 10,
     election: true,
     edit: true,
