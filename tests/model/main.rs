@@ -125,7 +125,7 @@ fn launch_holds() {
 
 #[test]
 fn edit_holds() {
-    holds(&EDIT, 100_000);
+    holds(&EDIT, 150_000);
 }
 
 #[test]
@@ -140,17 +140,17 @@ fn retry_holds() {
 
 #[test]
 fn retry_restart_holds() {
-    holds(&RETRY_RESTART, 30_000);
+    holds(&RETRY_RESTART, 50_000);
 }
 
 #[test]
 fn heal_holds() {
-    holds(&HEAL, 100_000);
+    holds(&HEAL, 200_000);
 }
 
 #[test]
 fn heal_retry_holds() {
-    holds(&HEAL_RETRY, 10_000);
+    holds(&HEAL_RETRY, 50_000);
 }
 
 #[test]
