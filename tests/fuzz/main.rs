@@ -23,7 +23,7 @@ const INPUT_BYTES_MAX: usize = 4_096;
 const CORPUS_FILES_MAX: usize = 60;
 /// Bytes that one input may make the program hold at once.
 const MEMORY_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// The same where a known peer announces a frame: room is made for it, and not more than a frame may have.
+/// The same where a known peer announces a frame, or raft's protobuf a field: room is made for it, and not more than it may have.
 const FRAME_BYTES_MAX: usize = MEMORY_BYTES_MAX + 16 * 1024 * 1024;
 /// The same before a peer is known: a page or two.
 const STRANGER_BYTES_MAX: usize = 16 * 1024;
@@ -64,7 +64,7 @@ fn run(name: &str, bytes: &[u8], origin: &str) {
     let held = counted.most_held();
     let limit = match name {
         "rpc_handshake" => STRANGER_BYTES_MAX,
-        "rpc_frames" => FRAME_BYTES_MAX,
+        "rpc_frames" | "consensus_frame" => FRAME_BYTES_MAX,
         _ => MEMORY_BYTES_MAX,
     };
     assert!(held <= limit, "{name} held {held} bytes for an input of {}", bytes.len());
