@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// What comes next, after all that was said so far.
+type More = Box<dyn FnMut(&[u8]) -> Vec<u8> + Send>;
+
 /// Gives `input`, then its end.
 pub struct Script {
     input: Vec<u8>,
     at: usize,
     pub said: Vec<u8>,
     /// Called with all that was said so far when the input is used up; gives more of it, or nothing for the end.
-    more: Box<dyn FnMut(&[u8]) -> Vec<u8> + Send>,
+    more: More,
 }
 
 impl Script {

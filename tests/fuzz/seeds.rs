@@ -459,8 +459,20 @@ fn files() -> Seeds {
     };
     let spool: Vec<u8> =
         [40, 0, 40, 0].into_iter().chain(batch(0, &[(b"hello ", false), (b"world", true)])).chain(batch(11, &[(b"!", false)])).collect();
-    vec![("journal", behind(0, &frames)), ("records", behind(1, &lengths)), ("spool", behind(2, &spool))]
+    // libFuzzer found it: a batch whose offset is near the end of all numbers.
+    let far: Vec<u8> = [40, 0, 40, 0].into_iter().chain(batch(0, &[(b"a", false)])).chain(batch(u64::MAX, &[(b"b", true)])).collect();
+    vec![
+        ("journal", behind(0, &frames)),
+        ("records", behind(1, &lengths)),
+        ("spool", behind(2, &spool)),
+        ("spool-far", behind(2, &far)),
+        ("spool-page", behind(2, &FOUND)),
+    ]
 }
+
+/// libFuzzer found it: a page without a limit that does not begin at offset 0.
+const FOUND: [u8; 41] =
+    [0, 0, 4, 0, 0, 0, 0, 38, 13, 0, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 104, 101, 1, 0, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0, 2, 33];
 
 #[test]
 fn the_seeds_speak_the_protocol() {
