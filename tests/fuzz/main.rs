@@ -96,22 +96,22 @@ fn consensus_frames_of_any_bytes_are_read_or_dropped() {
 
 #[test]
 fn bodies_and_queries_of_any_bytes_are_read_or_refused() {
-    fuzz("job_json", 20_000);
+    fuzz("job_json", 60_000);
 }
 
 #[test]
 fn entries_of_any_bytes_are_refused_or_applied() {
-    fuzz("ledger_entry", 30_000);
+    fuzz("ledger_entry", 80_000);
 }
 
 #[test]
 fn snapshots_of_any_bytes_are_refused_or_lived_in() {
-    fuzz("ledger_snapshot", 50_000);
+    fuzz("ledger_snapshot", 100_000);
 }
 
 #[test]
 fn rpc_frames_of_any_bytes_are_read_or_end_the_connection() {
-    fuzz("rpc_frames", 20_000);
+    fuzz("rpc_frames", 60_000);
 }
 
 #[test]

@@ -17,6 +17,8 @@ use crate::support::{CLUSTER, PATIENCE};
 
 /// What strangers may add to a worker's memory, all together, is far below what they send.
 const GROWTH_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// How many strangers a listener holds at once.
+const STRANGERS_MAX: usize = 256;
 const MEBIBYTE: usize = 1024 * 1024;
 
 fn greeting(version: u32) -> Vec<u8> {
@@ -111,7 +113,7 @@ async fn strangers_get_a_greeting_and_a_few_kilobytes_whatever_they_say() {
 async fn those_who_hold_connections_and_say_nothing_keep_no_member_out() {
     let mut process = Process::start().await;
     is_served(&process).await;
-    let before = process.resident();
+    let (before, descriptors) = (process.resident(), process.descriptors());
     let mut held = Vec::new();
     for number in 0..700 {
         let mut stream = TcpStream::connect(&process.address).await.unwrap();
@@ -124,6 +126,8 @@ async fn those_who_hold_connections_and_say_nothing_keep_no_member_out() {
             is_served(&process).await;
         }
     }
+    let taken = process.descriptors() - descriptors;
+    assert!(taken < STRANGERS_MAX + 20, "{taken} connections are held of {}", held.len());
     // And one that says a byte now and then.
     let mut dribbler = TcpStream::connect(&process.address).await.unwrap();
     let dribbling = async {

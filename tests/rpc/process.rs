@@ -65,6 +65,11 @@ impl Process {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
+    /// Files and sockets that it holds.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the process lives").count()
+    }
+
     /// It lives, and no part of it has panicked.
     #[track_caller]
     pub fn is_well(&mut self) {
