@@ -105,23 +105,13 @@ fn replay_file(replay: &mut Replay, path: &Path, number: u64, bytes: &[u8], owne
     replay.found.push(number);
     let is_of_other_boot = boot != owner.boot;
     replay.is_of_other_boot |= is_of_other_boot;
-    let mut at = HEADER_BYTES;
-    while at < bytes.len() {
-        match read_frame(&bytes[at..]) {
-            Ok((record, length)) => {
-                replay.records.push(record);
-                at += length;
-            }
-            Err(tear) => {
-                let is_torn = is_last && tear == Tear::AtEnd;
-                ensure!(is_torn || is_of_other_boot, damaged(path, at));
-                log::warn!("{}: cut off at byte {at}, {} bytes behind it were not written whole", path.display(), bytes.len() - at);
-                let cut = OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(at as u64));
-                return cut.with_context(|| format!("can't cut off {}", path.display()));
-            }
-        }
-    }
-    Ok(())
+    let Some((at, tear)) = read_frames(&bytes[HEADER_BYTES..], &mut replay.records) else { return Ok(()) };
+    let at = HEADER_BYTES + at;
+    let is_torn = is_last && tear == Tear::AtEnd;
+    ensure!(is_torn || is_of_other_boot, damaged(path, at));
+    log::warn!("{}: cut off at byte {at}, {} bytes behind it were not written whole", path.display(), bytes.len() - at);
+    let cut = OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(at as u64));
+    cut.with_context(|| format!("can't cut off {}", path.display()))
 }
 
 fn damaged(path: &Path, at: usize) -> String {
@@ -158,10 +148,25 @@ fn read_header(path: &Path, number: u64, bytes: &[u8], owner: Owner) -> Result<O
 }
 
 #[derive(PartialEq, Eq)]
-enum Tear {
+pub(super) enum Tear {
     /// Nothing follows.
     AtEnd,
     Within,
+}
+
+/// Adds the records of a file's frames; where and how they break off, if they do.
+pub(super) fn read_frames(bytes: &[u8], records: &mut Vec<Record>) -> Option<(usize, Tear)> {
+    let mut at = 0;
+    while at < bytes.len() {
+        match read_frame(&bytes[at..]) {
+            Ok((record, length)) => {
+                records.push(record);
+                at += length;
+            }
+            Err(tear) => return Some((at, tear)),
+        }
+    }
+    None
 }
 
 fn read_frame(bytes: &[u8]) -> Result<(Record, usize), Tear> {

@@ -20,6 +20,8 @@
 
 pub use crate::clock;
 
+#[doc(hidden)]
+pub mod fuzz;
 pub mod guardian;
 pub mod runs;
 

@@ -15,7 +15,8 @@ use super::driver::{AgentStatus, Command, OutputSource, Reply};
 use super::output;
 use crate::rpc::link::Io;
 use crate::rpc::wire::{
-    Cancel, HeldRun, OUTPUT_PAGE_BYTES_MAX, Order, OutputPage, ReadOutput, Refusal, RevokeAck, RunRef, Stage, StageAck, WorkerHealth,
+    Cancel, FRAME_BYTES_MAX, HeldRun, OUTPUT_PAGE_BYTES_MAX, Order, OutputPage, ReadOutput, Refusal, RevokeAck, RunRef, Stage, StageAck,
+    WorkerHealth,
 };
 use crate::rpc::{Worker, codec};
 
@@ -37,7 +38,7 @@ pub(super) struct Service {
 
 /// Serves one connection until it ends, or the agent does.
 pub(super) async fn serve(io: impl Io, service: Service, shutdown: CancellationToken) {
-    let channel = BaseChannel::with_defaults(codec::transport(io)).max_concurrent_requests(CALLS_MAX);
+    let channel = BaseChannel::with_defaults(codec::serving(io, FRAME_BYTES_MAX)).max_concurrent_requests(CALLS_MAX);
     let mut calls = std::pin::pin!(channel.execute(service.serve()));
     while let Some(Some(call)) = shutdown.run_until_cancelled(calls.next()).await {
         // Polled once right here: that is what passes the order on, and so orders keep their order.

@@ -29,6 +29,8 @@
 
 mod config;
 mod driver;
+#[doc(hidden)]
+pub mod fuzz;
 mod handle;
 mod inbox;
 mod members;

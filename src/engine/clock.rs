@@ -16,6 +16,8 @@ use crate::model::{NodeId, SessionId, UnixMs};
 /// Samples of one source that count: the newest few, of the last seconds.
 const SAMPLES_MAX: usize = 8;
 const SAMPLE_AGE_MS_MAX: i64 = 10_000;
+/// Clocks that are further apart than 100 years are as good as that far apart.
+const OFFSET_MS_MAX: i64 = 100 * 366 * 86_400_000;
 /// A clock that was bad is good again after so long within half the limit.
 const REGAIN_MS: i64 = 10_000;
 /// After a jump, readings that go on steadily for so long show that it is over.
@@ -108,6 +110,8 @@ impl ClockJudge {
     /// By how much another clock is ahead of this node's wall, as it seemed, and how long asking took (0 for a heartbeat).
     pub fn sample(&mut self, source: Source, offset_ms: i64, rtt_ms: i64, boot_ms: i64) {
         let samples = self.samples.entry(source).or_default();
+        // Others may say whatever they like, and it is computed with.
+        let offset_ms = offset_ms.clamp(-OFFSET_MS_MAX, OFFSET_MS_MAX);
         samples.push_back(Sample { offset_ms, rtt_ms, at_boot_ms: boot_ms });
         while samples.len() > SAMPLES_MAX {
             samples.pop_front();
@@ -234,6 +238,20 @@ mod tests {
 
     fn reading(wall: i64, boot_ms: i64) -> Reading {
         Reading { wall: UnixMs(wall), boot_ms }
+    }
+
+    #[test]
+    fn a_clock_that_says_anything_at_all_is_only_wrong() {
+        for offset_ms in [i64::MIN, i64::MIN + 1, i64::MAX] {
+            let mut judge = ClockJudge::new(500);
+            judge.set_others([2, 3]);
+            for id in [2, 3] {
+                judge.sample(Source::Controller(id), offset_ms, 0, 0);
+            }
+            judge.sample(Source::Worker(SessionId(1)), offset_ms, 0, 0);
+            judge.observe(reading(1_000, 0));
+            assert!(judge.is_outvoted() && judge.is_worker_off(SessionId(1)) && judge.trouble().is_some());
+        }
     }
 
     #[test]

@@ -12,6 +12,8 @@
 
 mod cluster;
 mod connection;
+#[doc(hidden)]
+pub mod fuzz;
 mod health;
 mod history;
 mod job_fields;

@@ -6,7 +6,7 @@ use crate::model::limits;
 
 use super::problem::Problem;
 
-/// Parameters of one request, at most.
+/// Parameters of one request beside its cursor, at most.
 const PARAMETERS_MAX: usize = 64;
 
 /// The decoded parameters of a request, all of them among those that its route has.
@@ -26,7 +26,8 @@ impl Query {
             if !allowed.contains(&name.as_str()) {
                 return Err(unknown(&name, allowed));
             }
-            if pairs.len() == PARAMETERS_MAX {
+            // The reference to the next page has all of a query's parameters and a cursor.
+            if pairs.len() > PARAMETERS_MAX || pairs.len() == PARAMETERS_MAX && name != "cursor" {
                 return Err(Problem::malformed(format!("more than {PARAMETERS_MAX} parameters")));
             }
             pairs.push((name, value));
@@ -168,6 +169,8 @@ mod tests {
 
     #[test]
     fn a_query_of_many_parameters_is_refused() {
+        let most = Query::parse(&"state=lost&".repeat(PARAMETERS_MAX), &["state", "cursor"]).unwrap();
+        assert!(Query::parse(&most.with_cursor("j7"), &["state", "cursor"]).is_ok(), "and it has a next page");
         let many = "state=lost&".repeat(PARAMETERS_MAX + 1);
         assert_eq!(Query::parse(&many, &["state"]).unwrap_err().code, "malformed");
     }

@@ -34,7 +34,7 @@ pub async fn preview(context: Arc<Context>, mut request: Request) -> Answer {
 }
 
 /// The fires that a preview's body asks for. `name` is the job's, for `H`; `@every` counts from `from`.
-fn preview_fires(object: &Map<String, Value>, now: UnixMs) -> Result<Vec<UnixMs>, Problem> {
+pub(super) fn preview_fires(object: &Map<String, Value>, now: UnixMs) -> Result<Vec<UnixMs>, Problem> {
     let (mut text, mut zone, mut name, mut from, mut count) = (None, None, "", now, limits::PREVIEW_FIRES_DEFAULT);
     for (field, value) in object {
         let given = Given { field, value };

@@ -70,7 +70,7 @@ impl Ledger {
 
     pub(super) fn assign_to(&self, run: &mut OpenRun, session: Option<SessionId>) {
         if let Some(session) = session.filter(|session| self.session(*session).is_some()) {
-            run.epoch += 1;
+            run.epoch = run.epoch.saturating_add(1);
             run.assigned = Some(Assignment { session, epoch: run.epoch });
         }
     }

@@ -107,8 +107,9 @@ impl Ledger {
     /// A failed attempt with attempts left is followed by another one, under the same revision (PROTOCOL B6), while its job is there
     /// and not paused; so is one that was lost with its worker, if the job says so, and that counts as none of its attempts (D2).
     pub(super) fn retry(&mut self, turn: &mut Turn, run: &OpenRun, outcome: &Outcome) {
-        let attempt = run.attempt + 1;
-        let failures = attempt - run.losses;
+        // The numbers may come from a snapshot that says anything.
+        let attempt = run.attempt.saturating_add(1);
+        let failures = attempt.saturating_sub(run.losses);
         let (is_due, losses, backoff_ms) = match outcome.state {
             RunState::Failed | RunState::TimedOut => {
                 let retry = &run.job.spec.retry;
@@ -116,7 +117,7 @@ impl Ledger {
             }
             RunState::Lost => {
                 let is_asked = run.job.spec.on_worker_lost == OnWorkerLost::Retry;
-                (is_asked && run.losses < limits::WORKER_LOSSES_MAX, run.losses + 1, 0)
+                (is_asked && run.losses < limits::WORKER_LOSSES_MAX, run.losses.saturating_add(1), 0)
             }
             _ => return,
         };

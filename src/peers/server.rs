@@ -16,7 +16,7 @@ use super::snapshots::Assembly;
 use crate::consensus::{MemberRole, Status};
 use crate::model::NodeId;
 use crate::rpc::Peer;
-use crate::rpc::codec::transport_of;
+use crate::rpc::codec::serving;
 use crate::rpc::link::Io;
 use crate::rpc::peer::{AskerStanding, MembersWish, PEER_CALL_BYTES_MAX, Proposed, Pulse, SnapshotChunk, Standing};
 use crate::rpc::wire::Refusal;
@@ -63,7 +63,7 @@ impl PeerServer {
 
     /// Serves one connection, of either kind, until it ends.
     pub async fn serve(&self, io: impl Io) {
-        let channel = BaseChannel::with_defaults(transport_of(io, PEER_CALL_BYTES_MAX)).max_concurrent_requests(CALLS_MAX);
+        let channel = BaseChannel::with_defaults(serving(io, PEER_CALL_BYTES_MAX)).max_concurrent_requests(CALLS_MAX);
         let service = Service { server: self.clone(), transfer: Arc::default() };
         let mut calls = std::pin::pin!(channel.execute(service.clone().serve()));
         let mut running = JoinSet::new();

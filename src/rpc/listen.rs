@@ -13,11 +13,12 @@ use super::complaints::Complaints;
 use super::handshake::{self, HandshakeError, Hello, Service};
 use super::secret::ClusterSecret;
 use super::socket;
+use super::strangers::Strangers;
 use crate::model::ClusterId;
 
 /// Connections at once, at most: three for each peer and one for each worker, with room to spare.
 const CONNECTIONS_MAX: usize = 4_096;
-/// Connections at once whose peer is not known yet.
+/// Connections at once whose peer is not known yet; beyond that, the most tiresome one makes room.
 const HANDSHAKES_MAX: usize = 256;
 /// How long the loop rests when no connection can be taken, as when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -63,7 +64,7 @@ impl Listener {
             services,
             cluster,
             places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-            strangers: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            strangers: Strangers::new(HANDSHAKES_MAX),
             complaints: Complaints::default(),
             handle,
         });
@@ -81,7 +82,7 @@ struct Greeter<H> {
     services: &'static [Service],
     cluster: watch::Receiver<Option<ClusterId>>,
     places: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
+    strangers: Strangers,
     complaints: Complaints,
     handle: H,
 }
@@ -100,16 +101,17 @@ where
             }
         };
         while connections.try_join_next().is_some() {}
-        let places = (greeter.places.clone().try_acquire_owned(), greeter.strangers.clone().try_acquire_owned());
-        let (Ok(place), Ok(stranger)) = places else {
+        let Ok(place) = greeter.places.clone().try_acquire_owned() else {
             greeter.complaints.warn("RPC", "connections are refused: too many are open");
             continue;
         };
+        let (stranger, is_crowded) = greeter.strangers.enter(peer.ip());
+        if is_crowded {
+            greeter.complaints.warn("RPC", "connections are cut off: too many have not said who they are");
+        }
         let greeter = greeter.clone();
         connections.spawn(async move {
-            let greeted = greeter.greet(stream, peer).await;
-            drop(stranger);
-            if let Some((hello, stream)) = greeted {
+            if let Some((hello, stream)) = stranger.unless_sent_away(greeter.greet(stream, peer)).await {
                 (greeter.handle)(hello, stream).await;
             }
             drop(place);

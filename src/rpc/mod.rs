@@ -10,6 +10,7 @@ pub mod listen;
 pub mod peer;
 pub mod secret;
 mod socket;
+mod strangers;
 pub mod wire;
 
 pub use peer::{Peer, PeerClient};

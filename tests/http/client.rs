@@ -76,6 +76,16 @@ impl Connection {
         self.reader.get_mut().write_all(bytes.as_ref()).is_ok()
     }
 
+    /// Whether the server has said something or has closed, as far as is known without waiting.
+    pub fn is_answered_or_closed(&mut self) -> bool {
+        let stream = self.reader.get_ref();
+        stream.set_nonblocking(true).unwrap();
+        let mut byte = [0];
+        let seen = stream.peek(&mut byte);
+        stream.set_nonblocking(false).unwrap();
+        !seen.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
     /// Says that nothing more will be sent; the server may have closed before.
     pub fn finish(&mut self) {
         let _ = self.reader.get_ref().shutdown(Shutdown::Write);

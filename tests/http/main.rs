@@ -4,6 +4,7 @@ mod client;
 mod cluster;
 mod connections;
 mod engine;
+mod hostile;
 mod jobs;
 mod output;
 mod requests;

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono_flow::model::ClusterId;
 use chrono_flow::rpc::dial::TcpDial;
@@ -94,13 +93,11 @@ async fn the_cluster_counts_from_the_moment_that_it_is_known() {
 }
 
 #[tokio::test]
-async fn strangers_that_stay_silent_do_not_keep_members_out_for_long() {
+async fn strangers_that_stay_silent_keep_no_member_out() {
     let (address, _shutdown) = echo(None, watch::Sender::new(None).subscribe()).await;
     let mut silent = Vec::new();
     for _ in 0..300 {
         silent.push(TcpStream::connect(&address).await.unwrap());
+        assert!(dial(None, None).connect(&address, Service::Peer).await.is_ok(), "after {}", silent.len());
     }
-    let since = std::time::Instant::now();
-    crate::support::until("a member to be let in", async || dial(None, None).connect(&address, Service::Peer).await.is_ok()).await;
-    assert!(since.elapsed() < Duration::from_secs(20));
 }

@@ -4,9 +4,11 @@ mod carried;
 mod founding;
 mod group;
 mod handshake;
+mod hostile;
 mod listener;
 #[path = "../consensus/machine.rs"]
 mod machine;
 mod peers;
+mod process;
 mod proxy;
 mod support;

@@ -6,11 +6,13 @@ use chrono_flow::consensus::MemberChange;
 use chrono_flow::model::NodeId;
 use chrono_flow::peers::CallError;
 use chrono_flow::peers::founding::{Founding, FoundingError};
+use chrono_flow::rpc::handshake::Service;
 use chrono_flow::rpc::peer::MembersWish;
 use chrono_flow::rpc::wire::Refusal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::group::{Group, NOW};
-use crate::support::{CLUSTER, until};
+use crate::support::{CLUSTER, PATIENCE, until};
 
 /// Several of these make a snapshot of many chunks.
 static LARGE: [u8; 128 * 1024] = [7; 128 * 1024];
@@ -172,5 +174,54 @@ async fn peers_propose_through_the_leader_and_read_each_others_clocks() {
     assert!(matches!(error, CallError::Unreachable { .. } | CallError::Broken { .. }), "{error}");
     group.heal();
     until("an answer", async || calls.pulse(leader, LIMIT).await.is_ok()).await;
+    group.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_foreign_and_broken_frames_of_a_known_peer_disturb_nobody() {
+    const HELLO_AT: usize = 44 + 32;
+    let mut group = Group::of_three().await;
+    group.commit(b"hello").await;
+    // Connections that begin now are recorded.
+    let recordings: Vec<_> = group.proxies.iter().map(|((_, to), proxy)| (*to, proxy.record())).collect();
+    group.proxies.values().for_each(|proxy| proxy.cut());
+    group.heal();
+    for _ in 0..5 {
+        let (_, index) = group.commit(&LARGE).await;
+        group.until_even(index).await;
+    }
+    let before: Vec<u64> = (1..=3).map(|id| group.status(id).applied).collect();
+    let mut replayed = 0;
+    let recorded: Vec<_> = recordings.into_iter().map(|(to, recording)| (to, recording.lock().unwrap().clone())).collect();
+    for (to, connections) in recorded {
+        for bytes in connections.into_iter().filter(|bytes| bytes.len() > HELLO_AT + 2) {
+            let hello_bytes = usize::from(u16::from_le_bytes([bytes[HELLO_AT], bytes[HELLO_AT + 1]]));
+            let calls = &bytes[HELLO_AT + 2 + hello_bytes..];
+            if calls.is_empty() {
+                continue;
+            }
+            let from = another(to);
+            // Where it really listens.
+            let address = &group.controllers[&to].configured[&to];
+            let mut stream = group.controllers[&from].dial.connect(address, Service::Peer).await.unwrap();
+            // Twice, for what was sent once.
+            stream.write_all(&[calls, calls].concat()).await.unwrap();
+            let mut answer = [0; 4];
+            let answered = tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer)).await.expect("calls are answered");
+            replayed += usize::from(answered.is_ok());
+            // And with every seventh byte changed.
+            let changed: Vec<u8> = (0..).zip(calls).map(|(at, byte)| if at % 7 == 6 { byte ^ 0x55 } else { *byte }).collect();
+            let mut stream = group.controllers[&from].dial.connect(address, Service::Peer).await.unwrap();
+            let _ = stream.write_all(&changed).await;
+            let _ = stream.shutdown().await;
+            let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await.expect("it is closed");
+        }
+    }
+    assert!(replayed >= 2, "the leader's calls were made again: {replayed}");
+    let (_, index) = group.commit(b"as before").await;
+    group.until_even(index).await;
+    for (id, before) in (1..=3).zip(before) {
+        assert!(group.status(id).applied > before && group.status(id).failed.is_none());
+    }
     group.stop_all().await;
 }

@@ -3,8 +3,14 @@
 use std::sync::Arc;
 
 use super::{Action, Drain, Ended, Ending, Grave, Held, Launch, Now, Phase, Record, Runs, Waiting, accepted};
+use crate::model::limits::{MAX_OUTPUT_BYTES_MAX, NAME_CHARS_MAX};
 use crate::model::{Epoch, Outcome, Reason, RunId, RunState};
-use crate::rpc::wire::{Cancel, Order, Refusal, RevokeAck, RunRef, Stage, StageAck, StageResult};
+use crate::rpc::wire::{Cancel, Order, Refusal, RevokeAck, RunRef, Stage, StageAck, StageResult, Task};
+
+/// Bytes of a job's name, at most: four for each character.
+const JOB_NAME_BYTES_MAX: usize = 4 * NAME_CHARS_MAX;
+/// No order means an instant that is further away: 1,000 years.
+const ORDER_MS_MAX: i64 = 1_000 * 366 * 86_400_000;
 
 impl Runs {
     /// Whether an order may be obeyed (PROTOCOL C2). `connection` counts the connections in the order in which they were accepted: once the
@@ -51,17 +57,21 @@ impl Runs {
         if let Some(trouble) = self.trouble() {
             return StageResult::Declined(trouble.to_string());
         }
+        // What no job can have comes from no leader in its right mind; the journal could not take it.
+        if stage.job_name.len() > JOB_NAME_BYTES_MAX {
+            return StageResult::Declined(format!("the job's name has more than {JOB_NAME_BYTES_MAX} bytes"));
+        }
         self.drop_waiting(stage.run);
         self.tombstones.remove(stage.run);
         let start_at_us = start_at_us(now, &stage);
-        let not_after_us = stage.not_after_in_ms.map(|ms| now.boot_us.saturating_add(ms.saturating_mul(1000)));
+        let not_after_us = stage.not_after_in_ms.map(|ms| now.boot_us + to_us(ms));
         let launch = Arc::new(Launch {
             run: stage.run,
             job: stage.job,
             job_name: Arc::from(stage.job_name),
             attempt: stage.attempt,
             scheduled_at: stage.scheduled_at,
-            task: stage.task,
+            task: Task { max_output_bytes: stage.task.max_output_bytes.min(MAX_OUTPUT_BYTES_MAX.into()), ..stage.task },
         });
         let in_ms = (start_at_us - now.boot_us).div_euclid(1000);
         log::debug!("staged run {} of job {}, starts in {in_ms} ms", launch.run, launch.job_name);
@@ -197,8 +207,13 @@ impl Runs {
 /// Converts a stage's start to BOOTTIME, once (PROTOCOL C6): where this machine's wall clock puts the instant, but within `max_skew_ms` of
 /// what the sender's duration says. So two good clocks start to the microsecond, and a clock that is off moves nothing far.
 fn start_at_us(now: Now, stage: &Stage) -> i64 {
-    let by_wall = now.boot_us.saturating_add(stage.start_at.0.saturating_mul(1000).saturating_sub(now.wall_us));
-    let by_duration = now.boot_us.saturating_add(stage.in_ms.saturating_mul(1000));
-    let skew_us = stage.max_skew_ms.max(0).saturating_mul(1000);
-    by_wall.clamp(by_duration.saturating_sub(skew_us), by_duration.saturating_add(skew_us))
+    let by_wall = now.boot_us + to_us(stage.start_at.since(now.wall())) - now.wall_us.rem_euclid(1000);
+    let by_duration = now.boot_us + to_us(stage.in_ms);
+    let skew_us = to_us(stage.max_skew_ms.max(0));
+    by_wall.clamp(by_duration - skew_us, by_duration + skew_us)
+}
+
+/// The sender may say whatever it likes; what comes of it can be computed with.
+fn to_us(ms: i64) -> i64 {
+    ms.clamp(-ORDER_MS_MAX, ORDER_MS_MAX) * 1000
 }

@@ -140,7 +140,10 @@ impl BatchHeader {
             output_bytes: number(8),
             offset: u64::from(number(12)) | u64::from(number(16)) << 32,
         };
-        let is_sane = header.output_bytes > 0 && header.output_bytes < header.body_bytes && header.body_bytes as usize <= BODY_BYTES_MAX;
+        let is_sane = header.output_bytes > 0
+            && header.output_bytes < header.body_bytes
+            && header.body_bytes as usize <= BODY_BYTES_MAX
+            && header.offset.checked_add(header.output_bytes.into()).is_some();
         is_sane.then_some(header)
     }
 }

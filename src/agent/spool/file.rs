@@ -274,7 +274,7 @@ impl PageReader {
             while self.left > 0 && self.next < end {
                 let start = self.next.max(offset);
                 let is_head = start < self.keep.head_max;
-                let stop = if is_head { end.min(self.keep.head_max) } else { end }.min(start + self.left);
+                let stop = if is_head { end.min(self.keep.head_max) } else { end }.min(start.saturating_add(self.left));
                 append_part(parts, start, stream, &bytes[(start - offset) as usize..(stop - offset) as usize]);
                 self.left -= stop - start;
                 self.next = self.keep.next(stop, self.total);

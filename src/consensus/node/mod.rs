@@ -3,7 +3,7 @@
 
 mod core;
 mod election;
-mod frame;
+pub(super) mod frame;
 mod proposals;
 mod reads;
 mod ready;

@@ -97,5 +97,5 @@ async fn ask(inner: &Inner, of: NodeId) {
     let now_boot_ms = clock::boottime_ms() as i64;
     inner.pulses.lock().insert(of, Heard { at_boot_ms: now_boot_ms, applied: pulse.applied });
     let rtt_ms = now_boot_ms - sent_ms;
-    inner.soft.sample_clock(of, pulse.now.since(sent_at) - rtt_ms / 2, rtt_ms, now_boot_ms);
+    inner.soft.sample_clock(of, pulse.now.since(sent_at).saturating_sub(rtt_ms / 2), rtt_ms, now_boot_ms);
 }

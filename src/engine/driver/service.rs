@@ -9,11 +9,11 @@ use crate::engine::api::EngineError;
 use crate::engine::leases::LEASE_OVER_MS;
 use crate::ledger::{Closing, Command, Reply};
 use crate::model::{RunState, SessionId, UnixMs, limits};
-use crate::rpc::codec::transport;
+use crate::rpc::codec::serving;
 use crate::rpc::link::Io;
 use crate::rpc::wire::{
-    CloseSession, Controller, Grant, Heartbeat, OpenSession, PROTOCOL_VERSION, Refusal, Report, ReportAck, RunEvent, RunReport,
-    SessionOpened,
+    CloseSession, Controller, FRAME_BYTES_MAX, Grant, Heartbeat, OpenSession, PROTOCOL_VERSION, Refusal, Report, ReportAck, RunEvent,
+    RunReport, SessionOpened,
 };
 
 use super::handle::EngineHandle;
@@ -24,7 +24,7 @@ const CALLS_MAX: usize = 32;
 impl EngineHandle {
     /// Serves one connection of a worker until it ends.
     pub async fn serve_worker(&self, io: impl Io) {
-        let channel = BaseChannel::with_defaults(transport(io)).max_concurrent_requests(CALLS_MAX);
+        let channel = BaseChannel::with_defaults(serving(io, FRAME_BYTES_MAX)).max_concurrent_requests(CALLS_MAX);
         channel.execute(Service(self.clone()).serve()).for_each(|call| async move { drop(tokio::spawn(call)) }).await;
     }
 }
