@@ -31,6 +31,8 @@ mod witness;
 #[path = "../cluster/work.rs"]
 mod work;
 
+mod clock;
 mod network;
 
+mod clocks;
 mod partitions;

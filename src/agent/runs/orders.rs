@@ -194,11 +194,17 @@ impl Runs {
     }
 }
 
+/// How long an order may be on its way: the sender gives it up after that.
+const ORDER_DELAY_US_MAX: i64 = 5_000_000;
+
 /// Converts a stage's start to BOOTTIME, once (PROTOCOL C6): where this machine's wall clock puts the instant, but within `max_skew_ms` of
-/// what the sender's duration says. So two good clocks start to the microsecond, and a clock that is off moves nothing far.
+/// what the sender's duration says. So two good clocks start to the microsecond, and a clock that is off moves nothing far; one that is
+/// further off than the order's way explains is not believed at all.
 fn start_at_us(now: Now, stage: &Stage) -> i64 {
     let by_wall = now.boot_us.saturating_add(stage.start_at.0.saturating_mul(1000).saturating_sub(now.wall_us));
     let by_duration = now.boot_us.saturating_add(stage.in_ms.saturating_mul(1000));
     let skew_us = stage.max_skew_ms.max(0).saturating_mul(1000);
-    by_wall.clamp(by_duration.saturating_sub(skew_us), by_duration.saturating_add(skew_us))
+    let (earliest, latest) = (by_duration.saturating_sub(skew_us), by_duration.saturating_add(skew_us));
+    let is_believed = by_wall >= earliest.saturating_sub(ORDER_DELAY_US_MAX) && by_wall <= latest;
+    if is_believed { by_wall.max(earliest) } else { by_duration }
 }
