@@ -81,16 +81,7 @@ impl Cluster {
             None => Postgres::prepare(&[]),
         };
         postgres.start_again();
-        let mut cluster = Cluster {
-            controllers: BTreeMap::new(),
-            workers: BTreeMap::new(),
-            postgres,
-            witness,
-            options,
-            host,
-            port,
-            place,
-        };
+        let mut cluster = Cluster { controllers: BTreeMap::new(), workers: BTreeMap::new(), postgres, witness, options, host, port, place };
         for id in 1..=controllers {
             cluster.prepare_controller(id, controllers);
         }

@@ -117,9 +117,9 @@ fn a_worker_whose_clock_is_set_gets_no_work_and_starts_what_it_has_in_time() {
         rest(QUIET_MS);
         // What was decided when it was known has gone to the other one.
         let lines = cluster.witness.lines();
-        let late = lines.iter().find(|line| {
-            line.word == "start" && line.place == "worker-1" && (off_ms + 2_500..set_back_ms).contains(&line.at_ms)
-        });
+        let late = lines
+            .iter()
+            .find(|line| line.word == "start" && line.place == "worker-1" && (off_ms + 2_500..set_back_ms).contains(&line.at_ms));
         assert_eq!(late, None, "it got work");
     }
     let verdict = work.finish_beside(&cluster, &[&retried]);

@@ -32,7 +32,14 @@ mod witness;
 mod work;
 
 mod clock;
+mod disk;
 mod network;
 
+mod bits;
 mod clocks;
+mod deaths;
+mod disks;
+mod loads;
 mod partitions;
+mod pauses;
+mod standby;

@@ -89,7 +89,8 @@ fn a_worker_cut_off_from_all_controllers_past_its_lease_starts_nothing_late_and_
     let retry = json!({"on_worker_lost": "retry", "kill_grace_s": 1});
     work.add(&cluster, "retried", 2, "sleep 3; w end", retry);
     let long = api.create_manual("long", &cluster.witness.command("sleep 25; w end"));
-    let runs: Vec<String> = (0..4).map(|key| api.run_now(&long, Some(&key.to_string()))["id"].as_str().expect("an id").to_owned()).collect();
+    let runs: Vec<String> =
+        (0..4).map(|key| api.run_now(&long, Some(&key.to_string()))["id"].as_str().expect("an id").to_owned()).collect();
     for run in &runs {
         cluster.witness.wait_word(run, "start");
     }
@@ -98,7 +99,8 @@ fn a_worker_cut_off_from_all_controllers_past_its_lease_starts_nothing_late_and_
     network.cut("worker-1", NODES[..3].iter().copied(), Ways::Both);
     rest(LAPSE_MS);
     // A permit lasts 5 s from a heartbeat that was sent before.
-    let last = cluster.witness.lines().into_iter().filter(|line| line.word == "start" && line.place == "worker-1").map(|line| line.clock_ms);
+    let last =
+        cluster.witness.lines().into_iter().filter(|line| line.word == "start" && line.place == "worker-1").map(|line| line.clock_ms);
     let last = last.max().expect("it worked");
     assert!(last < cut_ms + 6_000, "it started something {} ms after it was cut off", last - cut_ms);
     network.heal();

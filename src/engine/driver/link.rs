@@ -130,7 +130,10 @@ impl Carrier {
             let chunk = next_chunk(&mut rest);
             let ids: Vec<RunId> = chunk.iter().map(|stage| stage.run).collect();
             match self.stage(term, reading, chunk).await {
-                Ok(acks) => event.staged.extend(acks),
+                Ok(acks) => {
+                    failpoint!("after-stage");
+                    event.staged.extend(acks);
+                }
                 Err(Failed) => {
                     let unsent = rest.map(|stage| stage.run);
                     event.failed = Orders { stage: ids.into_iter().chain(unsent).collect(), ..orders };

@@ -225,6 +225,7 @@ impl Driver {
         self.on_changed();
         match result {
             Ok(applied) => {
+                failpoint!("before-stage");
                 Batch::answer(flight.callers, applied.index, applied.term, applied.outcome);
                 true
             }

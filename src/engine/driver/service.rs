@@ -211,7 +211,9 @@ impl EngineHandle {
         }
         let ends = closing.clone();
         let command = Command::Close { at: clock::wall_now(), runs: closing };
+        failpoint!("before-close");
         let applied = self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
+        failpoint!("after-close");
         let Some(Reply::Closed(closed_at)) = applied.replies.into_iter().next() else {
             return Err(Refusal::Failed("the ends were not applied".into()));
         };
