@@ -10,9 +10,9 @@ use crate::work::Work;
 const NODES: &[&str] = &["controller-1", "controller-2", "controller-3", "worker-1", "worker-2", "database"];
 const WORKERS: [&str; 2] = ["worker-1", "worker-2"];
 /// How long the jobs go on before and after what happens.
-const QUIET_MS: i64 = 3_000;
+const QUIET_MS: i64 = 2_000;
 /// How long it lasts: longer than a start permit, shorter than a lease.
-const CUT_MS: i64 = 7_000;
+const CUT_MS: i64 = 6_000;
 /// Longer than the lease of a session.
 const LAPSE_MS: i64 = 18_000;
 
