@@ -14,8 +14,6 @@ mod api;
 #[path = "../support/audit.rs"]
 mod audit;
 mod cluster;
-#[path = "../support/netns.rs"]
-mod netns;
 #[allow(dead_code)] // of what is shared, not every target uses every word
 mod node;
 #[allow(dead_code)]

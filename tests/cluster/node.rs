@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
-use crate::netns;
+use crate::postgres::netns;
 use crate::wait::eventually;
 
 /// Lines of a node's log that a failed test shows.

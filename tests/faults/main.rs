@@ -14,8 +14,6 @@ mod audit;
 #[allow(dead_code)]
 #[path = "../cluster/cluster.rs"]
 mod cluster;
-#[path = "../support/netns.rs"]
-mod netns;
 #[allow(dead_code)]
 #[path = "../cluster/node.rs"]
 mod node;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::cluster::{Place, Places};
-use crate::netns::within;
+use crate::postgres::netns::within;
 
 /// The network's addresses: the test has the first one.
 const PREFIX: &str = "10.77.0";

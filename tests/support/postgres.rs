@@ -20,7 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 #[path = "netns.rs"]
-mod netns;
+pub mod netns;
 
 /// The superuser that tests log in as.
 pub const USER: &str = "chrono";
