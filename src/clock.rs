@@ -2,12 +2,18 @@
 //!
 //! `std::time::Instant` stands still while the machine is suspended and so would make a lease outlive its term; hence CLOCK_BOOTTIME
 //! (PROTOCOL, preamble).
+//!
+//! The wall is read through the C library, as everybody else does it, so that what gives one process another wall clock for a test gives it
+//! to this one. BOOTTIME is the kernel's own.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::model::UnixMs;
 
+const MICROS_PER_MS: i64 = 1_000;
 const NANOS_PER_MS: u64 = 1_000_000;
 const NANOS_PER_SEC: u64 = 1_000_000_000;
 
@@ -39,10 +45,15 @@ pub fn boottime_ns() -> u64 {
 
 /// The wall clock (CLOCK_REALTIME).
 pub fn wall_now() -> UnixMs {
-    UnixMs((nanos(ClockId::Realtime) / NANOS_PER_MS) as i64)
+    UnixMs(wall_us() / MICROS_PER_MS)
 }
 
-/// Both clocks count from an origin in the past; a wall clock set before 1970 reads as 1970.
+/// The wall clock (CLOCK_REALTIME) in microseconds since 1970; one set before reads as 1970.
+pub fn wall_us() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as i64
+}
+
+/// The clock counts from an origin in the past.
 fn nanos(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);
     (time.tv_sec.max(0) as u64).saturating_mul(NANOS_PER_SEC).saturating_add(time.tv_nsec.max(0) as u64)

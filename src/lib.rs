@@ -12,6 +12,9 @@
 //!
 //! Only `engine::driver` joins store, consensus and rpc; `peers` carries consensus over rpc.
 
+#[macro_use]
+pub mod failpoint;
+
 pub mod agent;
 pub mod cli;
 pub mod client;

@@ -9,6 +9,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("clock", &["model"]),
     ("shutdown", &[]),
+    ("failpoint", &[]),
     ("tls", &[]),
     ("telemetry", &["clock", "model"]),
     ("config", &["model"]),

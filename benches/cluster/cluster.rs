@@ -24,7 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub struct Cluster {
     // Dropped in this order: the processes before their directory.
     pub controllers: BTreeMap<u64, Process>,
-    worker: Process,
+    pub worker: Process,
     pub database: Database,
     postgres: Postgres,
     host: String,
@@ -56,6 +56,11 @@ impl Bill {
 impl Cluster {
     /// Starts all, and waits until they are ready.
     pub fn start(slots: u32, election_timeout_ms: u64) -> Result<Cluster> {
+        Cluster::start_logging(slots, election_timeout_ms, "info")
+    }
+
+    /// The same, with a worker that logs so much.
+    pub fn start_logging(slots: u32, election_timeout_ms: u64, worker_log: &'static str) -> Result<Cluster> {
         let dir = directory()?;
         let postgres = database::server();
         let host = own_address();
@@ -83,7 +88,8 @@ impl Cluster {
             ("--rpc-advertise", place),
             ("--slots", slots.to_string()),
         ];
-        let worker = process(dir.path(), "worker-1", &flags)?;
+        let mut worker = process(dir.path(), "worker-1", &flags)?;
+        worker.log = worker_log;
         let database = Database::open(&postgres.url())?;
         let mut cluster = Cluster { controllers, worker, database, postgres, host, dir };
         for process in cluster.controllers.values_mut().chain([&mut cluster.worker]) {

@@ -13,6 +13,8 @@ use crate::support::EXE;
 pub struct Process {
     dir: PathBuf,
     flags: Vec<String>,
+    /// What it logs, in the words of RUST_LOG.
+    pub log: &'static str,
     child: Option<Child>,
 }
 
@@ -20,7 +22,7 @@ impl Process {
     /// One that works in `dir`; it doesn't run yet.
     pub fn new(dir: &Path, flags: Vec<String>) -> Result<Process> {
         std::fs::create_dir(dir)?;
-        Ok(Process { dir: dir.to_owned(), flags, child: None })
+        Ok(Process { dir: dir.to_owned(), flags, log: "info", child: None })
     }
 
     /// Starts it, for the first time or again. Its log goes to the file `log` in its directory.
@@ -33,6 +35,7 @@ impl Process {
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(&name.to_string_lossy())) {
             command.env_remove(name);
         }
+        command.env("RUST_LOG", self.log);
         // SAFETY: the closure makes one system call, and touches no memory that others may hold locked.
         unsafe {
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
@@ -40,6 +43,11 @@ impl Process {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn().context(EXE)?);
         Ok(())
+    }
+
+    /// The log of all its lives.
+    pub fn read_log(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.dir.join("log"))?)
     }
 
     pub fn is_up(&self) -> bool {

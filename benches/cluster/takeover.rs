@@ -88,6 +88,6 @@ pub fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
 }
 
 /// What a takeover may take: one and a half times the shortest election time-out, and a little.
-pub fn bound_ms() -> f64 {
-    1.5 * ELECTION_TIMEOUT_MS as f64 + 100.0
+pub fn bound_ms(election_timeout_ms: u64) -> f64 {
+    1.5 * election_timeout_ms as f64 + 100.0
 }

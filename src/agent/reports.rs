@@ -186,6 +186,7 @@ pub async fn run(shared: Arc<Shared>, outbox: Arc<Outbox>) {
         let session = shared.session_open().await;
         match send(&shared.links, &shared, session, &batch).await {
             Ok(ack) => {
+                failpoint!("worker-after-report");
                 let answer = |place: usize| ack.closed_at.get(place).copied().flatten();
                 let (done, missing): (Vec<_>, Vec<_>) = batch.into_iter().enumerate().partition(|(place, _)| answer(*place).is_some());
                 let acknowledged = done.into_iter().filter_map(|(place, ended)| Some((ended.run, answer(place)?))).collect();

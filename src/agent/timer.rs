@@ -11,21 +11,18 @@ use tokio::io::unix::AsyncFd;
 
 use super::readiness;
 use super::runs::Now;
+use crate::clock;
 
 const MICROS_PER_SEC: i64 = 1_000_000;
 
 /// Both clocks, read together.
 pub fn now() -> Now {
-    Now { boot_us: micros(ClockId::Boottime), wall_us: micros(ClockId::Realtime) }
+    Now { boot_us: boottime_us(), wall_us: clock::wall_us() }
 }
 
 /// CLOCK_BOOTTIME in microseconds.
 pub fn boottime_us() -> i64 {
-    micros(ClockId::Boottime)
-}
-
-fn micros(clock: ClockId) -> i64 {
-    let time = clock_gettime(clock);
+    let time = clock_gettime(ClockId::Boottime);
     time.tv_sec * MICROS_PER_SEC + time.tv_nsec / 1000
 }
 

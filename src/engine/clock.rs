@@ -34,6 +34,13 @@ pub struct Reading {
     pub boot_ms: i64,
 }
 
+impl Reading {
+    /// By how much the wall has gone ahead of BOOTTIME since an earlier reading.
+    fn since(self, earlier: Reading) -> i64 {
+        self.wall.since(earlier.wall) - (self.boot_ms - earlier.boot_ms)
+    }
+}
+
 /// Whose clock was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -130,14 +137,23 @@ impl ClockJudge {
         jump_ms
     }
 
+    /// Whether the wall clock was set since it was last observed.
+    pub fn has_jumped(&self, reading: Reading) -> bool {
+        self.last.is_some_and(|last| self.is_jump(reading.since(last)))
+    }
+
+    fn is_jump(&self, ms: i64) -> bool {
+        ms.abs() > self.skew_ms_max / 2
+    }
+
     fn observe_jump(&mut self, reading: Reading) -> Option<i64> {
         let Some(last) = self.last else {
             self.last = Some(reading);
             return None;
         };
         let elapsed_ms = reading.boot_ms - last.boot_ms;
-        let jump_ms = reading.wall.since(last.wall) - elapsed_ms;
-        if jump_ms.abs() > self.skew_ms_max / 2 {
+        let jump_ms = reading.since(last);
+        if self.is_jump(jump_ms) {
             self.last = Some(reading);
             self.jump = Some(Jump { ms: jump_ms, at_boot_ms: reading.boot_ms, is_steady: false });
             self.samples.clear(); // they were taken by the clock as it was
@@ -263,6 +279,7 @@ mod tests {
         assert!(!judge.is_good());
         assert_eq!(judge.observe(reading(4_602_210, 2_110)), None);
         assert!(!judge.is_good(), "too soon to tell");
+        assert!(!judge.has_jumped(reading(4_602_250, 2_150)) && judge.has_jumped(reading(1_002_250, 2_150)), "nor has it been observed");
         assert_eq!(judge.observe(reading(4_602_310, 2_210)), None);
         assert!(judge.is_good());
         assert_eq!(judge.observe(reading(1_002_310, 2_210)), Some(-3_600_000), "back again");

@@ -1,7 +1,9 @@
 //! Controllers, workers and the database of one cluster, on a loopback address of their own.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::Value;
@@ -16,6 +18,16 @@ use crate::witness::Witness;
 const ELECTION_TIMEOUT_MS: u32 = 300;
 const LEADS: &str = "This node became the LEADER";
 
+/// Where a node is: its address, and its network namespace, if it isn't on this machine's own network.
+#[derive(Clone)]
+pub struct Place {
+    pub host: String,
+    pub netns: Option<Arc<OwnedFd>>,
+}
+
+/// Where each node is, by its name: `controller-1`, `worker-1`, `database`.
+pub type Places = Box<dyn Fn(&str) -> Place>;
+
 pub struct Options {
     pub controllers: u64,
     pub workers: u32,
@@ -23,11 +35,13 @@ pub struct Options {
     /// Further flags of every controller, and of every worker.
     pub controller_flags: &'static [&'static str],
     pub worker_flags: &'static [&'static str],
+    /// None: all share a loopback address.
+    pub places: Option<Places>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { controllers: 3, workers: 2, has_secret: true, controller_flags: &[], worker_flags: &[] }
+        Options { controllers: 3, workers: 2, has_secret: true, controller_flags: &[], worker_flags: &[], places: None }
     }
 }
 
@@ -62,16 +76,12 @@ impl Cluster {
         let (host, port) = unshared_address();
         let witness = Witness::new(place.path());
         let (controllers, workers) = (options.controllers, options.workers);
-        let mut cluster = Cluster {
-            controllers: BTreeMap::new(),
-            workers: BTreeMap::new(),
-            postgres: Postgres::start(),
-            witness,
-            options,
-            host,
-            port,
-            place,
+        let mut postgres = match options.places.as_ref().map(|places| places("database")) {
+            Some(place) => Postgres::prepare_at(&place.host, place.netns, &[]),
+            None => Postgres::prepare(&[]),
         };
+        postgres.start_again();
+        let mut cluster = Cluster { controllers: BTreeMap::new(), workers: BTreeMap::new(), postgres, witness, options, host, port, place };
         for id in 1..=controllers {
             cluster.prepare_controller(id, controllers);
         }
@@ -105,13 +115,14 @@ impl Cluster {
         flags.extend(pairs.iter().flat_map(|(flag, value)| [flag.to_string(), value.to_string()]));
         flags.extend(self.options.controller_flags.iter().map(|flag| flag.to_string()));
         let name = format!("controller-{id}");
-        let node = Node::new(&name, &self.place.path().join(&name), flags);
+        let mut node = Node::new(&name, &self.place.path().join(&name), flags);
+        node.netns = self.place_of(&name).netns;
         self.controllers.entry(id).insert_entry(node).into_mut()
     }
 
     pub fn prepare_worker(&mut self, number: u32) -> &mut Node {
         let name = format!("worker-{number}");
-        let address = format!("{}:{}", self.host, self.port + 50 + number as u16);
+        let address = format!("{}:{}", self.place_of(&name).host, self.port + 50 + number as u16);
         let list: Vec<String> = self.controllers.keys().map(|id| self.rpc_address(*id)).collect();
         let mut flags = self.common_flags();
         let list = list.join(",");
@@ -124,7 +135,8 @@ impl Cluster {
         ];
         flags.extend(pairs.iter().flat_map(|(flag, value)| [flag.to_string(), value.to_string()]));
         flags.extend(self.options.worker_flags.iter().map(|flag| flag.to_string()));
-        let node = Node::new(&name, &self.place.path().join(&name), flags);
+        let mut node = Node::new(&name, &self.place.path().join(&name), flags);
+        node.netns = self.place_of(&name).netns;
         self.workers.entry(name).insert_entry(node).into_mut()
     }
 
@@ -139,12 +151,19 @@ impl Cluster {
         self.place.path().join(name)
     }
 
+    fn place_of(&self, name: &str) -> Place {
+        match &self.options.places {
+            Some(places) => places(name),
+            None => Place { host: self.host.clone(), netns: None },
+        }
+    }
+
     pub fn rpc_address(&self, id: u64) -> String {
-        format!("{}:{}", self.host, u64::from(self.port) + id)
+        format!("{}:{}", self.place_of(&format!("controller-{id}")).host, u64::from(self.port) + id)
     }
 
     pub fn http_address(&self, id: u64) -> String {
-        format!("{}:{}", self.host, u64::from(self.port) + 20 + id)
+        format!("{}:{}", self.place_of(&format!("controller-{id}")).host, u64::from(self.port) + 20 + id)
     }
 
     pub fn controller(&mut self, id: u64) -> &mut Node {

@@ -14,6 +14,7 @@ mod api;
 #[path = "../support/audit.rs"]
 mod audit;
 mod cluster;
+#[allow(dead_code)] // of what is shared, not every target uses every word
 mod node;
 #[allow(dead_code)]
 #[path = "../support/postgres.rs"]

@@ -1,12 +1,15 @@
 //! One process of the cluster, over all its lives: a directory of its own, in which its log and its data lie.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
+use crate::postgres::netns;
 use crate::wait::eventually;
 
 /// Lines of a node's log that a failed test shows.
@@ -16,6 +19,10 @@ pub struct Node {
     pub name: String,
     dir: PathBuf,
     flags: Vec<String>,
+    /// What is added to its environment, from the next start on.
+    pub env: Vec<(&'static str, PathBuf)>,
+    /// Where it is, unless on this machine's own network.
+    pub netns: Option<Arc<OwnedFd>>,
     child: Option<Child>,
     /// Where the log of this life begins.
     life_at: u64,
@@ -27,11 +34,16 @@ impl Node {
     /// A node that works in `dir`; it doesn't run yet.
     pub fn new(name: &str, dir: &Path, flags: Vec<String>) -> Node {
         fs::create_dir(dir).expect("a directory for the node");
-        Node { name: name.to_owned(), dir: dir.to_owned(), flags, child: None, life_at: 0, frozen: Vec::new() }
+        let (name, dir, env, netns) = (name.to_owned(), dir.to_owned(), Vec::new(), None);
+        Node { name, dir, flags, env, netns, child: None, life_at: 0, frozen: Vec::new() }
     }
 
     fn log_path(&self) -> PathBuf {
         self.dir.join("log")
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -45,14 +57,14 @@ impl Node {
         self.life_at = log.metadata().expect("a log").len();
         let mut command = self.program();
         command.args(&self.flags).arg("--data-dir").arg(self.data_dir());
-        command.env("RUST_LOG", "info,chrono_flow::agent=debug");
+        command.env("RUST_LOG", "info,chrono_flow::agent=debug").envs(self.env.iter().map(|(name, value)| (name, value)));
         let stdout = log.try_clone().expect("a second handle");
         command.stdin(Stdio::null()).stdout(stdout).stderr(log);
         // SAFETY: the closure makes one system call, and touches no memory that others may hold locked.
         unsafe {
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
         }
-        self.child = Some(command.spawn().expect("the program starts"));
+        self.child = Some(netns::within(self.netns.as_deref(), || command.spawn()).expect("the program starts"));
     }
 
     fn program(&self) -> Command {

@@ -257,7 +257,14 @@ impl Work {
 pub fn settled(cluster: &Cluster) -> Vec<Row> {
     let apis: Vec<Api> = cluster.up().into_iter().map(|id| cluster.api_of(id)).collect();
     for api in &apis {
-        eventually("all runs end", || api.open_runs().is_empty().then_some(()));
+        let mut open = Vec::new();
+        let settled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            eventually("all runs end", || {
+                open = api.open_runs();
+                open.is_empty().then_some(())
+            });
+        }));
+        assert!(settled.is_ok(), "these runs don't end: {open:#?}");
     }
     eventually("every controller has the same history", || {
         let mut told: Vec<Vec<Row>> = apis.iter().map(Api::runs).collect();

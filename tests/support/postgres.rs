@@ -7,15 +7,20 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+#[path = "netns.rs"]
+pub mod netns;
 
 /// The superuser that tests log in as.
 pub const USER: &str = "chrono";
@@ -27,6 +32,8 @@ const STOP_S_MAX: u64 = 30;
 /// A running (or stopped) server. Dropping it ends it and removes its files.
 pub struct Postgres {
     folder: TempDir,
+    host: String,
+    netns: Option<Arc<OwnedFd>>,
     port: u16,
     server: Option<Child>,
     databases: AtomicU32,
@@ -47,14 +54,57 @@ impl Postgres {
 
     /// A server that has its port, but is not running yet.
     pub fn prepare(settings: &[&str]) -> Postgres {
-        let folder = tempfile::Builder::new().prefix("chrono-flow-postgres-").tempdir().unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Postgres::prepare_at("127.0.0.1", None, settings)
+    }
+
+    /// The same on an address of a network namespace, for whoever is in its network.
+    pub fn prepare_at(host: &str, netns: Option<Arc<OwnedFd>>, settings: &[&str]) -> Postgres {
+        let folder = new_folder();
         copy(&template(), &folder.path().join("data"));
+        if netns.is_some() {
+            let mut hosts = fs::OpenOptions::new().append(true).open(folder.path().join("data/pg_hba.conf")).unwrap();
+            writeln!(hosts, "host all all samenet scram-sha-256").unwrap();
+        }
         own(&folder.path().join("data"));
-        // Port 0 would be chosen by the server and change with each start.
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        Postgres { folder, port, server: None, databases: AtomicU32::new(0), settings }
+        Postgres::in_folder(folder, host, netns, settings)
+    }
+
+    fn in_folder(folder: TempDir, host: &str, netns: Option<Arc<OwnedFd>>, settings: Vec<String>) -> Postgres {
+        // Port 0 would be chosen by the server and change with each start.
+        let port = netns::within(netns.as_deref(), || TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port());
+        Postgres { folder, host: host.to_owned(), netns, port, server: None, databases: AtomicU32::new(0), settings }
+    }
+
+    /// A second server that follows this one, which runs, and is ready to take its place.
+    pub fn standby(&self) -> Postgres {
+        let folder = new_folder();
+        let data = folder.path().join("data");
+        fs::create_dir(&data).unwrap();
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
+        own(&data);
+        let mut command = as_unprivileged(binaries().join("pg_basebackup"));
+        command.env("PGPASSWORD", PASSWORD).arg("-D").arg(&data).args(["-h", &self.host, "-p", &self.port.to_string(), "-U", USER]);
+        command.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--no-password"]);
+        let made = command.output().unwrap();
+        assert!(made.status.success(), "pg_basebackup failed: {}", String::from_utf8_lossy(&made.stderr));
+        let mut standby = Postgres::in_folder(folder, &self.host, self.netns.clone(), self.settings.clone());
+        standby.start_again();
+        standby
+    }
+
+    /// Makes a standby take writes.
+    pub fn promote(&self) {
+        let mut command = as_unprivileged(binaries().join("pg_ctl"));
+        let promoted = command.args(["promote", "-w", "-D"]).arg(self.data()).output().unwrap();
+        assert!(promoted.status.success(), "it can't be promoted: {}\n{}", String::from_utf8_lossy(&promoted.stderr), self.log());
+    }
+
+    /// Changes a setting of the server that runs.
+    pub fn set(&self, name: &str, value: &str) {
+        let mut file = fs::OpenOptions::new().append(true).open(self.data().join("postgresql.conf")).unwrap();
+        writeln!(file, "{name} = '{value}'").unwrap();
+        kill_process(pid_of(self.server.as_ref().expect("it runs")), Signal::HUP).unwrap();
     }
 
     pub fn port(&self) -> u16 {
@@ -79,7 +129,7 @@ impl Postgres {
     }
 
     pub fn url_of(&self, database: &str) -> String {
-        format!("postgres://{USER}:p%40ss%27w%3Ard%2F%3F@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://{USER}:p%40ss%27w%3Ard%2F%3F@{}:{}/{database}", self.host, self.port)
     }
 
     /// The URL of a new and empty database.
@@ -100,14 +150,14 @@ impl Postgres {
     pub fn start_again(&mut self) {
         assert!(self.server.is_none(), "it runs already");
         let mut command = as_unprivileged(binaries().join("postgres"));
-        command.arg("-D").arg(self.data()).args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
+        command.arg("-D").arg(self.data()).args(["-p", &self.port.to_string(), "-c", &format!("listen_addresses={}", self.host)]);
         command.args(["-c", "unix_socket_directories=", "-c", "max_connections=60", "-c", "shared_buffers=16MB", "-c", "min_wal_size=2MB"]);
         for setting in &self.settings {
             command.args(["-c", setting]);
         }
         let log = fs::File::create(self.folder.path().join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        self.server = Some(command.spawn().unwrap());
+        self.server = Some(netns::within(self.netns.as_deref(), || command.spawn()).unwrap());
         let deadline = Instant::now() + Duration::from_secs(START_S_MAX);
         while !self.is_ready() {
             assert!(Instant::now() < deadline && self.is_running(), "the server did not start:\n{}", self.log());
@@ -121,8 +171,8 @@ impl Postgres {
 
     /// Asks as a client begins: any answer but "starting up" will do.
     fn is_ready(&self) -> bool {
-        fn ask(port: u16) -> std::io::Result<bool> {
-            let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+        fn ask(place: (&str, u16)) -> std::io::Result<bool> {
+            let mut stream = std::net::TcpStream::connect(place)?;
             stream.set_read_timeout(Some(Duration::from_secs(2)))?;
             let body = format!("\0\x03\0\0user\0{USER}\0database\0postgres\0\0");
             stream.write_all(&[&(body.len() as u32 + 4).to_be_bytes(), body.as_bytes()].concat())?;
@@ -130,7 +180,7 @@ impl Postgres {
             stream.read_exact(&mut kind)?;
             Ok(kind[0] == b'R') // it asks for the password
         }
-        ask(self.port).unwrap_or(false)
+        ask((&self.host, self.port)).unwrap_or(false)
     }
 
     /// What the server has written since it was started.
@@ -187,6 +237,12 @@ impl Drop for Postgres {
             self.stop_immediate();
         }
     }
+}
+
+fn new_folder() -> TempDir {
+    let folder = tempfile::Builder::new().prefix("chrono-flow-postgres-").tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    folder
 }
 
 fn pid_of(child: &Child) -> Pid {

@@ -23,6 +23,8 @@ use crate::agent::joblog::{JobLog, Lines};
 use crate::agent::journal::{Journal, Replay};
 use crate::agent::output::{self, Output};
 use crate::agent::reports::Outbox;
+#[cfg(debug_assertions)]
+use crate::agent::runs::Record;
 use crate::agent::runs::{Action, Ending, Exit, Launch, OutputPlace, Runs, SpawnFailure, Token};
 use crate::agent::spool::Spool;
 use crate::agent::timer::{self, Alarm};
@@ -149,6 +151,7 @@ impl Driver {
         let now = timer::now();
         match result {
             Ok(spawned) => {
+                failpoint!("worker-after-spawn");
                 if let Some(live) = self.live.get_mut(&token) {
                     live.say_started(now.boot_us);
                 }
@@ -327,6 +330,10 @@ impl Driver {
                 }
             }
             self.parts.journal.write()?;
+            failpoint!("worker-after-accepted", has_written(&actions, |record| matches!(record, Record::Accepted { .. })));
+            failpoint!("worker-after-starting", has_written(&actions, |record| matches!(record, Record::Starting { .. })));
+            failpoint!("worker-after-ended", has_written(&actions, |record| matches!(record, Record::Ended(_))));
+            failpoint!("worker-after-revoked", has_written(&actions, |record| matches!(record, Record::Revoked { .. })));
             for answer in self.answers.drain(..) {
                 answer();
             }
@@ -461,6 +468,12 @@ enum Taken {
     Spawned(Token, Result<guardian::Spawned, guardian::SpawnError>),
     Notice(Option<Notice>),
     Command(Option<Command>),
+}
+
+/// Whether such a record was among what was written.
+#[cfg(debug_assertions)]
+fn has_written(actions: &[Action], is_such: impl Fn(&Record) -> bool) -> bool {
+    actions.iter().any(|action| matches!(action, Action::Journal(record) if is_such(record)))
 }
 
 fn guardian_lost() -> anyhow::Error {

@@ -204,13 +204,19 @@ impl Runs {
     }
 }
 
+/// How long an order may be on its way: the sender gives it up after that.
+const ORDER_DELAY_US_MAX: i64 = 5_000_000;
+
 /// Converts a stage's start to BOOTTIME, once (PROTOCOL C6): where this machine's wall clock puts the instant, but within `max_skew_ms` of
-/// what the sender's duration says. So two good clocks start to the microsecond, and a clock that is off moves nothing far.
+/// what the sender's duration says. So two good clocks start to the microsecond, and a clock that is off moves nothing far; one that is
+/// further off than the order's way explains is not believed at all.
 fn start_at_us(now: Now, stage: &Stage) -> i64 {
     let by_wall = now.boot_us + to_us(stage.start_at.since(now.wall())) - now.wall_us.rem_euclid(1000);
     let by_duration = now.boot_us + to_us(stage.in_ms);
     let skew_us = to_us(stage.max_skew_ms.max(0));
-    by_wall.clamp(by_duration - skew_us, by_duration + skew_us)
+    let (earliest, latest) = (by_duration - skew_us, by_duration + skew_us);
+    let is_believed = by_wall >= earliest - ORDER_DELAY_US_MAX && by_wall <= latest;
+    if is_believed { by_wall.max(earliest) } else { by_duration }
 }
 
 /// The sender may say whatever it likes; what comes of it can be computed with.

@@ -84,7 +84,10 @@ impl<S: StateMachine, D: Disk> Core<S, D> {
             }
             log::info!("caught up by the snapshot behind entry {} (term {})", image.mark.index, image.mark.term);
         }
-        Ok(self.raw.mut_store().persist(ready.entries(), ready.hs(), ready.must_sync())?)
+        failpoint!("before-log-write", !ready.entries().is_empty());
+        self.raw.mut_store().persist(ready.entries(), ready.hs(), ready.must_sync())?;
+        failpoint!("after-log-commit", !ready.entries().is_empty());
+        Ok(())
     }
 
     fn apply(&mut self, entry: Entry, fx: &mut dyn Effects<S::Outcome>) -> Result<(), Failure> {
@@ -111,6 +114,7 @@ impl<S: StateMachine, D: Disk> Core<S, D> {
             fx.requested(change.token, Err(RequestError::NotLeader { leader: self.leader() }));
         }
         self.applied = Mark { index, term };
+        failpoint!("after-apply");
         Ok(())
     }
 

@@ -242,6 +242,7 @@ impl Log {
             let mut entries = write.open_table(ENTRIES).map_err(|e| self.error("write it", e))?;
             change(&mut meta, &mut entries).map_err(|e| self.error("write it", e))?;
         }
+        failpoint!("before-log-commit");
         // Durability::Immediate and one phase are redb's defaults: one fsync, guarded by checksums.
         write.commit().map_err(|e| self.error("write it", e))
     }

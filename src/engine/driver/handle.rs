@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::clock;
 use crate::consensus::{Handle, MemberRole};
 use crate::engine::api::{ClusterInfo, Engine, EngineError, LiveOutput, MemberInfo, Readiness, Triggered};
+use crate::engine::clock::Reading;
 use crate::ledger::{Command, Ledger, Reply};
 use crate::model::{ClusterId, Job, JobId, NodeId, Reason, Run, RunId, RunState, UnixMs, WorkerInfo};
 use crate::rpc::peer::MembersWish;
@@ -115,8 +116,10 @@ impl EngineHandle {
 #[async_trait]
 impl Engine for EngineHandle {
     fn now(&self) -> Result<UnixMs, EngineError> {
+        let reading = Reading { wall: clock::wall_now(), boot_ms: clock::boottime_ms() as i64 };
         match self.inner.soft.troubles().clock {
-            None => Ok(clock::wall_now()),
+            None if self.inner.soft.has_clock_jumped(reading) => Err(EngineError::Unavailable("the wall clock was set just now".into())),
+            None => Ok(reading.wall),
             Some(trouble) => Err(EngineError::Unavailable(trouble)),
         }
     }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::clock;
+use crate::engine::clock::Reading;
 use crate::engine::staging::Orders;
 use crate::ledger::{Ledger, OpenRun, Session};
-use crate::model::{ClusterId, OnWorkerLost, RunId, SessionId, UnixMs};
+use crate::model::{ClusterId, OnWorkerLost, RunId, SessionId};
 use crate::rpc::codec::transport;
 use crate::rpc::link::Dial;
 use crate::rpc::wire::{
@@ -39,6 +40,8 @@ pub struct LinkEvent {
 
 struct Batch {
     term: u64,
+    /// The clocks as they were judged to be good.
+    reading: Reading,
     stages: Vec<Stage>,
     orders: Orders,
 }
@@ -53,11 +56,11 @@ impl Link {
     }
 
     /// Hands over a batch; gives the orders back if the link can't take one now.
-    pub fn send(&mut self, term: u64, orders: Orders, ledger: &Ledger) -> Result<(), Orders> {
+    pub fn send(&mut self, term: u64, reading: Reading, orders: Orders, ledger: &Ledger) -> Result<(), Orders> {
         let stages = orders.stage.iter().filter_map(|id| ledger.open_run(*id)).map(|run| stage(run)).collect();
         // The channel has room for one. It is full if the event of an earlier link to this session was taken for this one's.
         self.is_idle = false;
-        self.batches.try_send(Batch { term, stages, orders }).map_err(|error| match error {
+        self.batches.try_send(Batch { term, reading, stages, orders }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(batch) | mpsc::error::TrySendError::Closed(batch) => batch.orders,
         })
     }
@@ -120,14 +123,17 @@ impl Carrier {
     }
 
     async fn carry(&mut self, batch: Batch) -> LinkEvent {
-        let Batch { term, stages, orders } = batch;
+        let Batch { term, reading, stages, orders } = batch;
         let mut event = LinkEvent { session: self.session.id, ..LinkEvent::default() };
         let mut rest = stages.into_iter().peekable();
         while rest.peek().is_some() {
             let chunk = next_chunk(&mut rest);
             let ids: Vec<RunId> = chunk.iter().map(|stage| stage.run).collect();
-            match self.stage(term, chunk).await {
-                Ok(acks) => event.staged.extend(acks),
+            match self.stage(term, reading, chunk).await {
+                Ok(acks) => {
+                    failpoint!("after-stage");
+                    event.staged.extend(acks);
+                }
                 Err(Failed) => {
                     let unsent = rest.map(|stage| stage.run);
                     event.failed = Orders { stage: ids.into_iter().chain(unsent).collect(), ..orders };
@@ -154,9 +160,10 @@ impl Carrier {
         Order { cluster: self.cluster, term, session: self.session.id, body }
     }
 
-    async fn stage(&mut self, term: u64, mut stages: Vec<Stage>) -> Result<Vec<StageAck>, Failed> {
+    async fn stage(&mut self, term: u64, reading: Reading, mut stages: Vec<Stage>) -> Result<Vec<StageAck>, Failed> {
         let client = self.client().await?;
-        let now: UnixMs = clock::wall_now();
+        // The wall may have been set since it was judged, and the worker believes this more than its own (PROTOCOL C6).
+        let now = reading.wall + (clock::boottime_ms() as i64 - reading.boot_ms);
         for stage in &mut stages {
             stage.in_ms = stage.start_at.since(now);
             stage.max_skew_ms = self.skew_ms;

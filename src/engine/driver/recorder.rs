@@ -84,8 +84,10 @@ async fn record(inner: &Inner, ledger: &Ledger) -> anyhow::Result<usize> {
         }
     };
     let rows = ids.len();
+    failpoint!("before-recorded");
     let applied = inner.proposer.propose(vec![Command::Recorded { up_to }]).await.map_err(|error| anyhow::anyhow!(error))?;
     debug_assert!(applied.index > up_to);
+    failpoint!("after-recorded");
     let ledger = inner.shared.ledger();
     inner.soft.forget(ids.into_iter().filter(|id| ledger.closed_at(*id).is_none() && ledger.open_run(*id).is_none()));
     Ok(rows)
@@ -119,6 +121,7 @@ async fn write_rows<'a>(
         batch.runs.push(RunRecord { ledger_index: index, run });
         last = index;
     }
+    failpoint!("before-record");
     for aside in note(inner, inner.store.record(batch).await)? {
         log::error!("run {} can't be written to the store and was set aside: {}", aside.run, aside.error);
     }

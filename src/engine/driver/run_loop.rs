@@ -93,6 +93,7 @@ pub fn start(
         has_waited: false,
         licence: None,
         licensed_at: tokio::time::Instant::now(),
+        reading: Reading { wall: UnixMs(0), boot_ms: 0 },
         planned_at: UnixMs(i64::MIN),
         swept_at: tokio::time::Instant::now(),
         links: HashMap::new(),
@@ -126,6 +127,8 @@ struct Driver {
     licence: Option<u64>,
     /// Since when the licence is held, or not held.
     licensed_at: tokio::time::Instant,
+    /// What the clocks said when they were last judged.
+    reading: Reading,
     /// The time of the last plan.
     planned_at: UnixMs,
     swept_at: tokio::time::Instant,
@@ -222,6 +225,7 @@ impl Driver {
         self.on_changed();
         match result {
             Ok(applied) => {
+                failpoint!("before-stage");
                 Batch::answer(flight.callers, applied.index, applied.term, applied.outcome);
                 true
             }
@@ -236,6 +240,7 @@ impl Driver {
 
     fn check_clock(&mut self) {
         let reading = Reading { wall: clock::wall_now(), boot_ms: clock::boottime_ms() as i64 };
+        self.reading = reading;
         let (jump_ms, news) = self.soft.observe_clock(reading);
         if let Some(jump_ms) = jump_ms {
             log::warn!("the wall clock jumped by {jump_ms} ms; deciding waits until it goes steadily (now {})", reading.wall);
@@ -298,7 +303,7 @@ impl Driver {
         if self.in_flight.is_some() {
             return;
         }
-        let now = clock::wall_now();
+        let now = self.reading.wall;
         self.planned_at = now;
         let mut batch = self.fill(now);
         if batch.commands.is_empty() {
@@ -331,8 +336,13 @@ impl Driver {
             let commands = vec![Command::Found { cluster: self.config.cluster }];
             return Batch { commands, ..Batch::default() };
         }
+        if !self.soft.is_clock_good() {
+            // Late fires, retries and what a silence proves are judged by the clock too: until it can be trusted, only what callers want.
+            self.has_waited = false;
+            return self.queue.take();
+        }
         let mut fleet = self.fleet();
-        let is_due = self.soft.is_clock_good() && self.has_looked() && self.core.has_due(&self.ledger, now);
+        let is_due = self.has_looked() && self.core.has_due(&self.ledger, now);
         if is_due
             && std::mem::take(&mut self.has_waited)
             && let Some(decide) = self.core.decide(&self.ledger, now, &mut fleet)
@@ -343,8 +353,7 @@ impl Driver {
         let planned = self.core.plan(&self.ledger, now, &mut fleet, is_due && batch.commands.is_empty());
         self.has_waited = is_due && !planned.iter().any(|command| matches!(command, Command::Decide(_)));
         batch.commands.extend(planned);
-        let reading = Reading { wall: now, boot_ms: clock::boottime_ms() as i64 };
-        batch.commands.extend(self.soft.plan_lost(&self.ledger, &self.core.staging, reading));
+        batch.commands.extend(self.soft.plan_lost(&self.ledger, &self.core.staging, self.reading));
         batch
     }
 
@@ -354,21 +363,23 @@ impl Driver {
 
     /// Tells each idle link what its worker has to know. Only what is applied, and by a leader of this term (PROTOCOL B1, B2).
     fn send_orders(&mut self) {
+        if !self.soft.is_clock_good() {
+            return; // it could not say how long a worker has to wait
+        }
         for session in self.soft.draining() {
             self.core.staging.hand_back(session);
         }
         let sessions: Vec<SessionId> = self.core.staging.sessions().collect();
-        let now_boot_ms = clock::boottime_ms() as i64;
         for id in sessions {
             // One that is over takes no orders, and one without a permit could start nothing.
-            let Some(session) = self.ledger.session(id).filter(|_| self.soft.has_permit(id, now_boot_ms)) else { continue };
+            let Some(session) = self.ledger.session(id).filter(|_| self.soft.has_permit(id, self.reading.boot_ms)) else { continue };
             let link = self.links.entry(id).or_insert_with(|| {
                 Link::start(session.clone(), self.config.cluster, self.config.clock_skew_ms, self.workers.clone(), self.link_events.clone())
             });
             if link.is_idle {
                 let orders = self.core.staging.take_orders(id);
                 if !orders.is_empty()
-                    && let Err(unsent) = link.send(self.status.term, orders, &self.ledger)
+                    && let Err(unsent) = link.send(self.status.term, self.reading, orders, &self.ledger)
                 {
                     self.core.staging.failed(&unsent);
                 }

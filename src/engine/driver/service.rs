@@ -5,7 +5,7 @@ use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel};
 
 use crate::clock;
-use crate::engine::api::EngineError;
+use crate::engine::api::{Engine, EngineError};
 use crate::engine::leases::LEASE_OVER_MS;
 use crate::ledger::{Closing, Command, Reply};
 use crate::model::{RunState, SessionId, UnixMs, limits};
@@ -73,11 +73,13 @@ impl EngineHandle {
             return Err(self.not_leader());
         }
         self.check_rival(&request)?;
+        // What may have started is judged by the clock.
+        let at = self.now().map_err(|why| Refusal::Busy { what: why.to_string() })?;
         let pair = |runs: &[crate::rpc::wire::RunRef]| runs.iter().map(|run| (run.run, run.epoch)).collect::<Vec<_>>();
         let mut held = pair(&request.adopted);
         held.extend(pair(&request.to_report));
         let command = Command::OpenSession {
-            at: clock::wall_now(),
+            at,
             worker: request.worker.clone(),
             data_dir: request.data_dir,
             address: request.address,
@@ -191,7 +193,12 @@ impl EngineHandle {
         for RunReport { run, epoch, event } in report.runs {
             match event {
                 RunEvent::Started { at } => self.inner.soft.started(run, at),
-                RunEvent::Ended { outcome, output } => {
+                RunEvent::Ended { mut outcome, output } => {
+                    if let Ok(now) = self.now() {
+                        // A worker's clock may be off, and a retry is due so long after the end.
+                        outcome.finished_at = outcome.finished_at.min(now);
+                        outcome.started_at = outcome.started_at.map(|at| at.min(now));
+                    }
                     if let Some(output) = output.filter(|parts| !parts.is_empty()) {
                         self.inner.soft.keep_output(run, output);
                     }
@@ -204,7 +211,9 @@ impl EngineHandle {
         }
         let ends = closing.clone();
         let command = Command::Close { at: clock::wall_now(), runs: closing };
+        failpoint!("before-close");
         let applied = self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
+        failpoint!("after-close");
         let Some(Reply::Closed(closed_at)) = applied.replies.into_iter().next() else {
             return Err(Refusal::Failed("the ends were not applied".into()));
         };

@@ -200,6 +200,11 @@ impl Soft {
         (jump_ms, news)
     }
 
+    /// Whether the wall clock was set since it was last looked at.
+    pub fn has_clock_jumped(&self, reading: Reading) -> bool {
+        self.lock().judge.has_jumped(reading)
+    }
+
     pub fn is_clock_good(&self) -> bool {
         self.lock().judge.is_good()
     }
