@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::clock;
 use crate::ledger::{Command, Ledger};
 use crate::model::{Run, RunId};
 use crate::rpc::wire::OUTPUT_PAGE_BYTES_MAX;
@@ -166,7 +165,7 @@ async fn fetch_output(inner: &Inner, run: RunId) -> Result<Vec<OutputRecord>, St
 }
 
 async fn cut_history(inner: &Inner, config: &EngineConfig) -> anyhow::Result<()> {
-    let older_than = clock::wall_now() - i64::from(config.history_days) * 86_400_000;
+    let older_than = inner.clock.wall() - i64::from(config.history_days) * 86_400_000;
     let retention = Retention { older_than: Some(older_than), runs_max: Some(config.history_runs), batch_max: RETENTION_RUNS_MAX };
     let mut removed = 0;
     loop {

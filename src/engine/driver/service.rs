@@ -4,7 +4,6 @@ use futures::StreamExt;
 use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel};
 
-use crate::clock;
 use crate::engine::api::EngineError;
 use crate::engine::leases::LEASE_OVER_MS;
 use crate::ledger::{Closing, Command, Reply};
@@ -57,7 +56,7 @@ impl EngineHandle {
         Refusal::NotLeader { leader, address: member.map(|member| member.address) }
     }
 
-    async fn open_session(&self, request: OpenSession) -> Result<SessionOpened, Refusal> {
+    pub async fn open_session(&self, request: OpenSession) -> Result<SessionOpened, Refusal> {
         if request.protocol_version != PROTOCOL_VERSION {
             let theirs = request.protocol_version;
             return Err(Refusal::Failed(format!("this controller speaks version {PROTOCOL_VERSION} of the protocol, not {theirs}")));
@@ -73,7 +72,7 @@ impl EngineHandle {
         let mut held = pair(&request.adopted);
         held.extend(pair(&request.to_report));
         let command = Command::OpenSession {
-            at: clock::wall_now(),
+            at: self.inner.clock.wall(),
             worker: request.worker.clone(),
             data_dir: request.data_dir,
             address: request.address,
@@ -91,7 +90,7 @@ impl EngineHandle {
             cluster: self.inner.cluster,
             worker: request.worker.clone(),
             session: *session,
-            now: clock::wall_now(),
+            now: self.inner.clock.wall(),
             slots: request.slots,
             running: 0,
             waiting: 0,
@@ -109,7 +108,7 @@ impl EngineHandle {
         let rivals = ledger.sessions().filter(|session| session.worker == request.worker && session.data_dir != request.data_dir);
         // The loop ends a session whose lease is surely out; until that is committed it may have one.
         let Some(rival) = rivals.min_by_key(|session| session.id) else { return Ok(()) };
-        let silence_ms = self.inner.soft.silence_ms(rival.id, clock::boottime_ms() as i64).unwrap_or(0);
+        let silence_ms = self.inner.soft.silence_ms(rival.id, self.inner.clock.boot_ms()).unwrap_or(0);
         let what = format!(
             "another worker named {} (data directory {}) may still run; it has been silent for {} s of {} s",
             request.worker,
@@ -120,7 +119,7 @@ impl EngineHandle {
         Err(Refusal::Busy { what })
     }
 
-    async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<Grant, Refusal> {
+    pub async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<Grant, Refusal> {
         self.check_cluster(heartbeat.cluster)?;
         if self.inner.shared.ledger().session(heartbeat.session).is_none() {
             if !self.inner.is_licensed() {
@@ -135,7 +134,7 @@ impl EngineHandle {
     /// A lease, once a quorum has confirmed that this node still leads (PROTOCOL C3). The heartbeat counts whoever leads.
     async fn grant(&self, session: SessionId, heartbeat: Heartbeat) -> Result<Grant, Refusal> {
         let is_over = || Refusal::OtherSession { ours: None, given: session };
-        if !self.inner.soft.seen(session, clock::wall_now(), clock::boottime_ms() as i64, heartbeat) {
+        if !self.inner.soft.seen(session, self.inner.clock.wall(), self.inner.clock.boot_ms(), heartbeat) {
             // Only a leader ends sessions, and it ends this one.
             return Err(if self.inner.is_licensed() { is_over() } else { self.not_leader() });
         }
@@ -146,14 +145,14 @@ impl EngineHandle {
         }
         Ok(Grant {
             term,
-            now: clock::wall_now(),
+            now: self.inner.clock.wall(),
             permit_ms: limits::START_PERMIT_MS as u64,
             lease_ms: limits::SESSION_LEASE_MS as u64,
             recorded_up_to: self.inner.recorded_up_to(),
         })
     }
 
-    async fn report(&self, report: Report) -> Result<ReportAck, Refusal> {
+    pub async fn report(&self, report: Report) -> Result<ReportAck, Refusal> {
         self.check_cluster(report.cluster)?;
         let is_licensed = self.inner.is_licensed();
         if !is_licensed && report.runs.iter().any(|run| matches!(run.event, RunEvent::Ended { .. })) {
@@ -180,7 +179,7 @@ impl EngineHandle {
             return Ok(ReportAck { term: self.inner.shared.status().term, closed_at: Vec::new() });
         }
         let ends = closing.clone();
-        let command = Command::Close { at: clock::wall_now(), runs: closing };
+        let command = Command::Close { at: self.inner.clock.wall(), runs: closing };
         let applied = self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
         let Some(Reply::Closed(closed_at)) = applied.replies.into_iter().next() else {
             return Err(Refusal::Failed("the ends were not applied".into()));
@@ -206,7 +205,7 @@ impl EngineHandle {
             return Ok(Some(0));
         };
         run.close(&end.outcome);
-        let command = Command::Correct { at: clock::wall_now(), run: Box::new(run) };
+        let command = Command::Correct { at: self.inner.clock.wall(), run: Box::new(run) };
         let applied = self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
         Ok(Some(applied.index))
     }
