@@ -23,6 +23,7 @@ pub mod engine;
 pub mod http;
 pub mod ledger;
 pub mod model;
+pub mod mutation;
 pub mod peers;
 pub mod role;
 pub mod rpc;

@@ -21,6 +21,7 @@
 pub use crate::clock;
 
 pub mod guardian;
+pub mod recover;
 pub mod runs;
 
 mod capture;
@@ -32,7 +33,6 @@ mod journal;
 mod links;
 mod output;
 mod readiness;
-mod recover;
 mod reports;
 mod service;
 mod session;

@@ -8,9 +8,10 @@ use anyhow::Result;
 
 use super::guardian::{Leftover, kill_leftover};
 use super::output;
-use super::runs::{Ended, Now, Record, Runs};
+use super::runs::{Captured, Ended, Now, Record, Runs};
 use super::spool::Spool;
 use crate::model::{ClusterId, Epoch, JobId, Outcome, Reason, RunId, RunState, SessionId, UnixMs};
+use crate::mutation::{self, Mutation};
 
 /// The journal's records, put together.
 #[derive(Default)]
@@ -107,38 +108,69 @@ impl Past {
     }
 }
 
+/// What an earlier life has left outside of the journal.
+pub trait Remains {
+    /// Makes sure that a process and its group are dead.
+    fn kill(&mut self, pid: u32, start_time_ticks: u64) -> Leftover;
+    /// What there is of a run's output.
+    fn output(&mut self, run: RunId) -> Captured;
+    /// The output of an ended run stays.
+    fn hold(&mut self, ended: &Ended);
+    /// Everything else goes; answers how many files that were.
+    fn remove_orphans(&mut self, wanted: &BTreeSet<RunId>) -> Result<usize>;
+}
+
+impl Remains for Spool {
+    fn kill(&mut self, pid: u32, start_time_ticks: u64) -> Leftover {
+        kill_leftover(pid, start_time_ticks)
+    }
+
+    fn output(&mut self, run: RunId) -> Captured {
+        output::recover(self, run)
+    }
+
+    fn hold(&mut self, ended: &Ended) {
+        self.hold_inline(ended.inline_bytes());
+        self.hold_file(ended.spooled_bytes);
+    }
+
+    fn remove_orphans(&mut self, wanted: &BTreeSet<RunId>) -> Result<usize> {
+        Spool::remove_orphans(self, wanted)
+    }
+}
+
 /// Enters the past into the table. Call it once the guardian is ready: then nothing of an earlier life runs, unless that life's guardian
 /// was killed itself. Blocks where processes must be waited for.
-pub fn recover(past: Past, is_of_other_boot: bool, runs: &mut Runs, spool: &mut Spool, now: Now) -> Result<()> {
+pub fn recover(past: Past, is_of_other_boot: bool, runs: &mut Runs, remains: &mut impl Remains, now: Now) -> Result<()> {
     let mut wanted = BTreeSet::new();
     let (mut lost, mut unreported) = (0, 0);
     for (run, past_run) in past.runs {
         match past_run {
             PastRun::Accepted { epoch, .. } if !is_of_other_boot => runs.restore_not_started(now, run, epoch),
+            PastRun::MaybeStarted { epoch, .. } if mutation::is(Mutation::StartingIsUnstarted) => runs.restore_not_started(now, run, epoch),
             PastRun::Revoked { epoch } => runs.restore_not_started(now, run, epoch),
             PastRun::Accepted { epoch, job, job_name } => {
                 lost += 1;
                 let error = "the machine was restarted; whether the command was started before is not known";
-                runs.restore_lost(lose(run, epoch, job, job_name, None, error.into(), now, spool));
+                runs.restore_lost(lose(run, epoch, job, job_name, None, error.into(), now, remains));
             }
             PastRun::MaybeStarted { epoch, job, job_name, process } => {
                 lost += 1;
-                let error = end(process, is_of_other_boot);
-                let ended = lose(run, epoch, job, job_name, process.map(|process| process.at), error, now, spool);
+                let error = end(process, is_of_other_boot, remains);
+                let ended = lose(run, epoch, job, job_name, process.map(|process| process.at), error, now, remains);
                 wanted.extend((ended.spooled_bytes > 0).then_some(run));
                 runs.restore_lost(ended);
             }
             PastRun::Ended { closed_at: Some(index), .. } if index <= past.recorded_up_to => {}
             PastRun::Ended { ended, closed_at } => {
                 unreported += u32::from(closed_at.is_none());
-                spool.hold_inline(ended.inline_bytes());
-                spool.hold_file(ended.spooled_bytes);
+                remains.hold(&ended);
                 wanted.extend((ended.spooled_bytes > 0).then_some(run));
                 runs.restore_ended(ended, closed_at);
             }
         }
     }
-    let orphans = spool.remove_orphans(&wanted)?;
+    let orphans = remains.remove_orphans(&wanted)?;
     if lost + unreported > 0 || orphans > 0 {
         log::info!(
             "from the journal: {lost} runs that may have been running are lost, {unreported} ended ones are to be reported; {orphans} spool files of no use removed"
@@ -148,11 +180,11 @@ pub fn recover(past: Past, is_of_other_boot: bool, runs: &mut Runs, spool: &mut 
 }
 
 /// Makes sure that a run is dead, and says what is known of it.
-fn end(process: Option<PastProcess>, is_of_other_boot: bool) -> String {
+fn end(process: Option<PastProcess>, is_of_other_boot: bool, remains: &mut impl Remains) -> String {
     match process {
         _ if is_of_other_boot => "the machine was restarted while the command may have been running; its outcome is not known".into(),
         None => "the worker ended while it was starting the command; it may have been started, and is stopped".into(),
-        Some(PastProcess { pid, start_time_ticks, .. }) => match kill_leftover(pid, start_time_ticks) {
+        Some(PastProcess { pid, start_time_ticks, .. }) => match remains.kill(pid, start_time_ticks) {
             Leftover::Gone | Leftover::Killed => {
                 "the worker ended while the command was running, and the command with it; its outcome is not known".into()
             }
@@ -172,9 +204,9 @@ fn lose(
     started_at: Option<UnixMs>,
     error: String,
     now: Now,
-    spool: &mut Spool,
+    remains: &mut impl Remains,
 ) -> Arc<Ended> {
-    let captured = output::recover(spool, run);
+    let captured = remains.output(run);
     let outcome = Outcome {
         state: RunState::Lost,
         reason: Some(Reason::WorkerRestarted),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Action, Drain, Ended, Ending, Grave, Held, Launch, Now, Phase, Record, Runs, Waiting, accepted};
 use crate::model::{Epoch, Outcome, Reason, RunId, RunState};
+use crate::mutation::{self, Mutation};
 use crate::rpc::wire::{Cancel, Order, Refusal, RevokeAck, RunRef, Stage, StageAck, StageResult};
 
 impl Runs {
@@ -14,14 +15,14 @@ impl Runs {
             Some(ours) if ours != order.cluster => return Err(Refusal::OtherCluster { ours, theirs: order.cluster }),
             _ => {}
         }
-        if order.term < self.term {
+        if order.term < self.term && !mutation::is(Mutation::TermNotChecked) {
             return Err(Refusal::OldTerm { seen: self.term, given: order.term });
         }
         if self.session.is_none() && self.previous.is_none_or(|previous| previous < order.session) {
             // The leader has applied the session, and its answer is still on the way here.
             return Err(Refusal::Busy { what: "the session is not open here yet".into() });
         }
-        if self.session != Some(order.session) {
+        if self.session != Some(order.session) && !mutation::is(Mutation::SessionNotChecked) {
             return Err(Refusal::OtherSession { ours: self.session, given: order.session });
         }
         if order.term == self.term && connection < self.connection {
@@ -137,6 +138,9 @@ impl Runs {
 
     /// Leaves a tombstone: this epoch did not start and will not.
     pub(super) fn bury(&mut self, now: Now, run: RunId, epoch: Epoch) {
+        if mutation::is(Mutation::NoTombstone) {
+            return;
+        }
         self.tombstones.insert(now.boot_us, run, epoch, Grave::Revoked);
         self.journal(Record::Revoked { run, epoch });
     }
@@ -200,5 +204,8 @@ fn start_at_us(now: Now, stage: &Stage) -> i64 {
     let by_wall = now.boot_us.saturating_add(stage.start_at.0.saturating_mul(1000).saturating_sub(now.wall_us));
     let by_duration = now.boot_us.saturating_add(stage.in_ms.saturating_mul(1000));
     let skew_us = stage.max_skew_ms.max(0).saturating_mul(1000);
+    if mutation::is(Mutation::StartsByWall) {
+        return by_wall;
+    }
     by_wall.clamp(by_duration.saturating_sub(skew_us), by_duration.saturating_add(skew_us))
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::{Action, Ended, Ending, Held, Now, Phase, Record, Runs};
+use crate::model::limits::SESSION_LEASE_MS;
 use crate::model::{ClusterId, Epoch, RunId, SessionId};
+use crate::mutation::{self, Mutation};
 use crate::rpc::wire::RunRef;
 
 /// What an `OpenSession` says of earlier lives and of what lives on.
@@ -75,6 +77,8 @@ impl Runs {
             return;
         }
         self.see_term(term);
+        let late_us = if mutation::is(Mutation::LeaseFromReceipt) { now.boot_us + SESSION_LEASE_MS * 1_000 - lease_end_us } else { 0 };
+        let (permit_end_us, lease_end_us) = (permit_end_us + late_us, lease_end_us + late_us);
         self.permit_end_us = self.permit_end_us.max(permit_end_us.min(lease_end_us));
         self.lease_end_us = self.lease_end_us.max(lease_end_us);
         self.actions.push(Action::SetLease { permit_end_us: self.permit_end_us, lease_end_us: self.lease_end_us });

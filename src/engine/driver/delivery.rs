@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::engine::staging::Orders;
 use crate::ledger::{Ledger, OpenRun, Session};
 use crate::model::{OnWorkerLost, RunId, SessionId, UnixMs};
+use crate::mutation::{self, Mutation};
 use crate::rpc::wire::{Cancel, RevokeAck, RunRef, STAGE_BATCH_BYTES_MAX, STAGE_BATCH_RUNS_MAX, Stage, StageAck, Task};
 
 /// Orders for one session, as the ledger and the leader's term have them.
@@ -54,7 +55,7 @@ fn stage(run: &OpenRun) -> Stage {
             timeout_ms: spec.timeout_s.map(|s| u64::from(s) * 1000),
             kill_grace_ms: u64::from(spec.kill_grace_s) * 1000,
             max_output_bytes: u64::from(spec.max_output_bytes),
-            ends_with_lease: spec.on_worker_lost == OnWorkerLost::Retry,
+            ends_with_lease: spec.on_worker_lost == OnWorkerLost::Retry && !mutation::is(Mutation::RunsOutliveLease),
         },
     }
 }

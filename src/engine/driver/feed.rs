@@ -31,6 +31,7 @@ pub async fn run(inner: Arc<Inner>, shutdown: Shutdown) {
     while !shutdown.is_requested() {
         if !inner.is_licensed() {
             tokio::select! {
+                biased;
                 () = until_licensed(&inner) => {}
                 () = watch_store(&inner) => {}
                 () = shutdown.requested() => {}
@@ -51,6 +52,7 @@ pub async fn run(inner: Arc<Inner>, shutdown: Shutdown) {
             }
         };
         tokio::select! {
+            biased;
             _ = signal.changed(), if wait == POLL => {}
             () = tokio::time::sleep(wait) => {}
             () = shutdown.requested() => {}

@@ -22,9 +22,11 @@ mod service;
 mod soft;
 mod turns;
 
+pub use delivery::{Answer, Batch, Call, Delivery, LinkEvent};
 pub use handle::EngineHandle;
 pub use machine::{Machine, Shared, Update};
+pub use outputs::Spools;
 pub use peers::{NobodyElse, Peers};
-pub use delivery::{Answer, Batch, Call, Delivery, LinkEvent};
+pub use queue::Request;
 pub use run_loop::{EngineConfig, Parts, Surroundings, assemble, reading, start};
 pub use turns::{Todo, Turns};

@@ -83,6 +83,7 @@ pub async fn run(inner: Arc<Inner>, shutdown: Shutdown) {
         let asked = others.into_iter().map(|id| ask(&inner, id));
         futures::future::join_all(asked).await;
         tokio::select! {
+            biased;
             () = tokio::time::sleep(PULSE_EVERY) => {}
             () = shutdown.requested() => {}
         }

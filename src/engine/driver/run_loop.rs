@@ -23,7 +23,7 @@ use super::handle::{EngineHandle, Inner};
 use super::link::{Link, LinkConfig};
 use super::machine::Shared;
 use super::members::Members;
-use super::outputs::Outputs;
+use super::outputs::{Connections, Outputs, Spools};
 use super::peers::{Peers, Pulses};
 use super::queue::{PROPOSALS_WAITING_MAX, Proposer, Request};
 use super::soft::Soft;
@@ -48,7 +48,7 @@ pub struct Surroundings {
     pub store: Arc<dyn Store>,
     pub consensus: Handle<Vec<Reply>>,
     pub shared: Arc<Shared>,
-    pub workers: Arc<dyn Dial>,
+    pub spools: Arc<dyn Spools>,
     pub peers: Arc<dyn Peers>,
     pub clock: Clock,
 }
@@ -64,7 +64,7 @@ pub struct Parts {
 }
 
 pub fn assemble(config: EngineConfig, surroundings: Surroundings, shutdown: Shutdown) -> Parts {
-    let Surroundings { store, consensus, shared, workers, peers, clock } = surroundings;
+    let Surroundings { store, consensus, shared, spools, peers, clock } = surroundings;
     let (requests, inbox) = mpsc::channel(PROPOSALS_WAITING_MAX);
     let soft = Arc::new(Soft::new(config.clock_skew_ms));
     let turns = Turns::new(config.clone(), shared.ledger(), shared.status(), soft.clone(), reading(&clock));
@@ -72,7 +72,7 @@ pub fn assemble(config: EngineConfig, surroundings: Surroundings, shutdown: Shut
         cluster: config.cluster,
         store,
         consensus: consensus.clone(),
-        outputs: Outputs::new(workers, shared.clone(), soft.clone(), config.cluster),
+        outputs: Outputs::new(spools, shared.clone(), soft.clone(), config.cluster),
         shared,
         soft,
         proposer: Proposer(requests),
@@ -103,8 +103,8 @@ pub fn start(
     let (events, from_links) = mpsc::channel(LINK_EVENTS_MAX);
     let links =
         LinkConfig { cluster: config.cluster, skew_ms: config.clock_skew_ms, workers: workers.clone(), events, clock: clock.clone() };
-    let surroundings =
-        Surroundings { store, consensus: consensus.clone(), shared: shared.clone(), workers, peers, clock: clock.clone() };
+    let spools = Arc::new(Connections::new(workers, shared.clone()));
+    let surroundings = Surroundings { store, consensus: consensus.clone(), shared: shared.clone(), spools, peers, clock: clock.clone() };
     let Parts { handle, turns, inbox, background } = assemble(config, surroundings, shutdown.clone());
     let driver = Driver { turns, shared, consensus, clock, in_flight: None, links: HashMap::new(), link_config: links };
     let mut tasks = vec![tokio::spawn(driver.run(inbox, from_links, shutdown))];

@@ -13,6 +13,7 @@ use crate::engine::core::Core;
 use crate::engine::placement::Fleet;
 use crate::ledger::{Command, Effect, Ledger, Reply, encode_entry};
 use crate::model::{SessionId, UnixMs};
+use crate::mutation::{self, Mutation};
 use crate::rpc::wire::{RevokeAck, StageAck, StageResult};
 
 use super::delivery::{Batch as OrderBatch, LinkEvent};
@@ -155,6 +156,11 @@ impl Turns {
     /// A batch of orders has come to its end.
     pub fn link_event(&mut self, event: LinkEvent) {
         self.busy.remove(&event.session);
+        if mutation::is(Mutation::SilenceIsProof) {
+            let epoch = |run: &crate::model::RunId| Some((*run, self.ledger.open_run(*run)?.epoch));
+            let unheard: Vec<_> = event.failed.stage.iter().filter_map(epoch).collect();
+            unheard.into_iter().for_each(|(run, epoch)| self.core.not_started(run, epoch));
+        }
         self.core.staging.failed(&event.failed);
         for StageAck { run, epoch, result } in event.staged {
             match result {
@@ -277,6 +283,11 @@ impl Turns {
             if let Command::Trigger { job, session: session @ None, .. } = command {
                 *session = self.ledger.job(*job).and_then(|job| fleet.choose(&job.spec.worker_selector));
             }
+        }
+        if mutation::is(Mutation::StagesProposals) {
+            let mut effects = Vec::new();
+            self.ledger.apply(self.ledger.applied() + 1, batch.commands.clone(), &mut effects);
+            self.core.absorb(&self.ledger, &effects);
         }
         self.in_flight = Some(batch.callers);
         Some(encode_entry(&batch.commands))
