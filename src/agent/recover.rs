@@ -18,6 +18,8 @@ use crate::mutation::{self, Mutation};
 pub struct Past {
     pub cluster: Option<ClusterId>,
     pub session: Option<SessionId>,
+    /// Records from before another boot may be missing, and no session has been opened since.
+    lacks_records: bool,
     runs: BTreeMap<RunId, PastRun>,
     recorded_up_to: u64,
 }
@@ -56,6 +58,7 @@ impl Past {
             Record::Session { cluster, session } => {
                 if self.session != Some(session) {
                     self.runs.retain(|_, run| !matches!(run, PastRun::Revoked { .. }));
+                    self.lacks_records = false;
                 }
                 (self.cluster, self.session) = (Some(cluster), Some(session));
             }
@@ -97,6 +100,7 @@ impl Past {
                     *known = Some(closed_at);
                 }
             }
+            Record::NotWhole => self.lacks_records = true,
             Record::RecordedUpTo { index } => self.recorded_up_to = self.recorded_up_to.max(index),
         }
     }
@@ -144,6 +148,9 @@ impl Remains for Spool {
 pub fn recover(past: Past, is_of_other_boot: bool, runs: &mut Runs, remains: &mut impl Remains, now: Now) -> Result<()> {
     let mut wanted = BTreeSet::new();
     let (mut lost, mut unreported) = (0, 0);
+    if is_of_other_boot || past.lacks_records {
+        runs.restore_not_whole();
+    }
     for (run, past_run) in past.runs {
         match past_run {
             PastRun::Accepted { epoch, .. } if !is_of_other_boot => runs.restore_not_started(now, run, epoch),
@@ -264,6 +271,25 @@ mod tests {
         let records = [records, end].concat();
         assert_eq!(told(records.clone(), false), (vec![1, 4, 5], vec![2, 3]));
         assert_eq!(told(records, true), (vec![5], vec![1, 2, 3, 4]), "after another boot everything accepted counts as maybe started");
+    }
+
+    #[test]
+    fn a_journal_that_lacks_records_says_so_until_the_next_session_is_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(dir.path().join("spool"), 1 << 20, 1 << 20).unwrap();
+        let now = Now { boot_us: 1, wall_us: 1 };
+        let mut is_whole_after = |records: &[Record], is_of_other_boot| {
+            let past = Past::of(records.to_vec());
+            let mut runs = Runs::new(Limits { slots: 1, held_max: 100 }, past.cluster, past.session);
+            recover(past, is_of_other_boot, &mut runs, &mut spool, now).unwrap();
+            (runs.claims().journal_is_whole, runs.head_records())
+        };
+        let session = |n| Record::Session { cluster: ClusterId(Uuid::from_u128(1)), session: SessionId(n) };
+        let (is_whole, second_life) = is_whole_after(&[session(1)], true);
+        assert!(!is_whole);
+        assert!(!is_whole_after(&second_life, false).0, "the process is started again, and no session was open in between");
+        let third_life = [second_life, vec![session(2)]].concat();
+        assert!(is_whole_after(&third_life, false).0);
     }
 
     #[test]

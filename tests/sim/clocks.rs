@@ -43,8 +43,8 @@ impl NodeClock {
         (self.offset_ms, self.drift_ppm, self.drifts_since_ms) = (0, 0, now_ms);
     }
 
-    pub fn is_right(&self) -> bool {
-        self.offset_ms.abs() < 200 && self.drift_ppm == 0
+    pub fn is_right(&self, now_ms: u64) -> bool {
+        self.wall(now_ms).since(DAY + now_ms as i64).abs() < 600
     }
 
     /// What the node's own code reads from now on.

@@ -26,7 +26,7 @@ use crate::tasks::Tasks;
 
 pub const CLUSTER: ClusterId = ClusterId(Uuid::from_u128(7));
 pub const SKEW_MS: i64 = 500;
-pub const UNRECORDED_MAX: u64 = 400;
+pub const UNRECORDED_MAX: u64 = 60;
 
 /// What the state machine of a node was given.
 pub enum Seen {
@@ -112,10 +112,6 @@ impl Controller {
             config,
             store,
         }
-    }
-
-    pub fn place(&self) -> Place {
-        Place::Controller(self.id)
     }
 
     pub fn reading(&self, now_ms: u64) -> Reading {

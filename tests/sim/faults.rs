@@ -1,6 +1,7 @@
 //! What goes wrong: one thing at a time, two at once, and a few combinations that the rules of the protocol are there for.
 
 use chrono_flow::model::NodeId;
+use chrono_flow::rpc::peer::MembersWish;
 
 use crate::disk::Loss;
 use crate::network::{FAIR, Place, Weather};
@@ -15,7 +16,73 @@ pub enum Mend {
     Disk(NodeId),
     Clock(Place),
     Spool(usize),
+    /// Another one is to lead.
+    Leader(NodeId),
 }
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    BadWeather,
+    Delays,
+    IsolatesController,
+    CutsOneWay,
+    CutsWorkerFromLeader,
+    IsolatesWorker,
+    CrashesController,
+    CutsPowerAtAWrite,
+    PausesController,
+    KillsWorker,
+    KillsWorkerAtARecord,
+    PowersOffWorker,
+    PausesWorker,
+    ControllersClock,
+    WorkersClock,
+    StopsStore,
+    CutsFromStore,
+    FillsDisk,
+    LeaderSleeps,
+    FillsSpool,
+    SlowsStore,
+    PausesMachine,
+    WorkerSleepsAtItsBeat,
+    HearsOnlyTheOldLeader,
+}
+
+use Trouble::*;
+
+/// Each as often as it is here.
+const TROUBLES: [Trouble; 28] = [
+    BadWeather,
+    Delays,
+    IsolatesController,
+    IsolatesController,
+    CutsOneWay,
+    CutsWorkerFromLeader,
+    CutsWorkerFromLeader,
+    IsolatesWorker,
+    IsolatesWorker,
+    CrashesController,
+    CrashesController,
+    CutsPowerAtAWrite,
+    PausesController,
+    KillsWorker,
+    KillsWorkerAtARecord,
+    KillsWorkerAtARecord,
+    PowersOffWorker,
+    PausesWorker,
+    ControllersClock,
+    WorkersClock,
+    StopsStore,
+    CutsFromStore,
+    FillsDisk,
+    LeaderSleeps,
+    FillsSpool,
+    SlowsStore,
+    WorkerSleepsAtItsBeat,
+    HearsOnlyTheOldLeader,
+];
+/// A machine that stands still as a whole excuses what its guardian can't do: not in every history.
+const PAUSES_MACHINES_EVERY: u64 = 3;
 
 impl Sim {
     pub fn some_node(&mut self) -> NodeId {
@@ -42,34 +109,41 @@ impl Sim {
     }
 
     fn one_trouble(&mut self) {
-        let kind = self.random.below(24);
-        self.trace("trouble", kind, 0);
-        match kind {
-            0 => self.weather(Weather { drop_percent: 20, duplicate_percent: 10, delay_ms_max: 60 }),
-            1 => self.weather(Weather { drop_percent: 2, duplicate_percent: 30, delay_ms_max: 250 }),
-            2..=3 => self.isolate_controller(),
-            4 => self.cut_one_way(),
-            5..=6 => self.cut_worker_from_leader(),
-            7 => self.isolate_worker(),
-            8 => self.crash_controller(),
-            9 => self.cut_power_at_a_write(),
-            10 => self.pause_controller(),
-            11 => self.kill_worker(),
-            12 => {
+        let any = if self.seed.is_multiple_of(PAUSES_MACHINES_EVERY) && self.random.chance(5) {
+            PausesMachine
+        } else {
+            self.random.pick(&TROUBLES)
+        };
+        let trouble = self.focus.filter(|_| self.random.chance(50)).unwrap_or(any);
+        self.trace("trouble", trouble as u64, 0);
+        match trouble {
+            BadWeather => self.weather(Weather { drop_percent: 20, duplicate_percent: 10, delay_ms_max: 60 }),
+            Delays => self.weather(Weather { drop_percent: 2, duplicate_percent: 30, delay_ms_max: 250 }),
+            IsolatesController => self.isolate_controller(),
+            CutsOneWay => self.cut_one_way(),
+            CutsWorkerFromLeader => self.cut_worker_from_leader(),
+            IsolatesWorker => self.isolate_worker(),
+            CrashesController => self.crash_controller(),
+            CutsPowerAtAWrite => self.cut_power_at_a_write(),
+            PausesController => self.pause_controller(),
+            KillsWorker => self.kill_worker(),
+            KillsWorkerAtARecord => {
                 let index = self.some_worker();
                 self.workers[index].dies_after_records = Some(self.random.below(12));
             }
-            13 => self.power_off_worker(),
-            14 => self.pause_worker(),
-            15 => self.clock_trouble(),
-            16 => self.worker_clock_trouble(),
-            17 => self.store_outage(),
-            18 => self.cut_from_store(),
-            19 => self.fill_disk(),
-            20 => self.leader_sleeps_over_its_lease(),
-            21 => self.fill_spool(),
-            22 => self.store_is_slow(),
-            _ => self.pause_machine(),
+            PowersOffWorker => self.power_off_worker(),
+            PausesWorker => self.pause_worker(),
+            ControllersClock => self.clock_trouble(),
+            WorkersClock => self.worker_clock_trouble(),
+            StopsStore => self.store_outage(),
+            CutsFromStore => self.cut_from_store(),
+            FillsDisk => self.fill_disk(),
+            LeaderSleeps => self.leader_sleeps_over_its_lease(),
+            FillsSpool => self.fill_spool(),
+            SlowsStore => self.store_is_slow(),
+            PausesMachine => self.pause_machine(),
+            WorkerSleepsAtItsBeat => self.worker_sleeps_at_its_beat(),
+            HearsOnlyTheOldLeader => self.hears_only_the_old_leader(),
         }
     }
 
@@ -255,6 +329,32 @@ impl Sim {
         }
     }
 
+    /// A worker is stopped between a heartbeat and its answer, and then cut off: what it reads when it goes on is old (PROTOCOL C3).
+    fn worker_sleeps_at_its_beat(&mut self) {
+        let index = self.some_worker();
+        self.workers[index].sleeps_at_next_beat_ms = Some(9_000 + self.random.below(5_000));
+    }
+
+    /// The worker has gone to sleep: from soon on it is cut off.
+    pub fn cut_sleeping_worker(&mut self, index: usize) {
+        let until_ms = self.now_ms + 30_000 + self.random.below(10_000);
+        for id in self.controllers.keys().copied().collect::<Vec<_>>() {
+            self.cut(Place::Worker(index), Place::Controller(id), until_ms);
+        }
+    }
+
+    /// A worker is heard by the leader alone, and then another one leads, which has not heard of it for long (PROTOCOL C4).
+    fn hears_only_the_old_leader(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let (index, until_ms) = (self.some_worker(), self.now_ms + 25_000 + self.random.below(10_000));
+        for id in self.controllers.keys().copied().filter(|id| *id != leader).collect::<Vec<_>>() {
+            self.cut(Place::Worker(index), Place::Controller(id), until_ms);
+            self.cut(Place::Controller(id), Place::Worker(index), until_ms);
+        }
+        let at_ms = self.now_ms + 17_000 + self.random.below(3_000);
+        self.mend_at(at_ms, Mend::Leader(leader));
+    }
+
     // ---- mending
 
     pub fn mend_at(&mut self, at_ms: u64, mend: Mend) {
@@ -284,6 +384,7 @@ impl Sim {
             Mend::Clock(Place::Controller(id)) => self.controllers.get_mut(&id).expect("a known node").clock.set_right(now_ms),
             Mend::Clock(Place::Worker(index)) => self.workers[index].clock.set_right(now_ms),
             Mend::Clock(Place::Store) => {}
+            Mend::Leader(id) => self.wish(id, MembersWish::Transfer { to: None }),
             Mend::Spool(index) => self.workers[index].is_spool_full = false,
         }
     }

@@ -17,6 +17,7 @@ mod faults;
 mod guardian;
 mod history;
 mod links;
+mod mutations;
 mod network;
 mod outside;
 mod sim;

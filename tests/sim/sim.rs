@@ -10,7 +10,7 @@ use chrono_flow::model::{JobId, NodeId, RunId};
 use crate::clocks::NodeClock;
 use crate::controller::{Controller, config};
 use crate::disk::Loss;
-use crate::faults::Mend;
+use crate::faults::{Mend, Trouble};
 use crate::network::{Message, Network, Packet, Place};
 use crate::random::Random;
 use crate::store::{Client, State};
@@ -24,6 +24,9 @@ const STEP_MS_MAX: u64 = 20;
 const COMPARE_EVERY: u64 = 32;
 
 pub struct Sim {
+    pub seed: u64,
+    /// What goes wrong more often than anything else.
+    pub focus: Option<Trouble>,
     pub now_ms: u64,
     pub random: Random,
     pub network: Network,
@@ -46,7 +49,7 @@ pub struct Sim {
 }
 
 impl Sim {
-    pub fn new(seed: u64) -> Sim {
+    pub fn new(seed: u64, focus: Option<Trouble>) -> Sim {
         let mut random = Random(seed);
         let count = if seed.is_multiple_of(5) { 5 } else { 3 };
         let founders: Vec<NodeId> = (1..=count).collect();
@@ -62,6 +65,8 @@ impl Sim {
             names.iter().enumerate().map(|(index, name)| Worker::new(index, index as u128 + 1, name, random.next(), founders.clone()));
         let workers = workers.collect();
         Sim {
+            seed,
+            focus,
             now_ms: 0,
             network: Network::new(random.next()),
             controllers,
@@ -263,6 +268,10 @@ impl Sim {
         }
         for (to, message) in outgoing {
             self.network.send(now_ms, Place::Worker(index), to, message);
+        }
+        if self.workers[index].has_fallen_asleep {
+            self.workers[index].has_fallen_asleep = false;
+            self.cut_sleeping_worker(index);
         }
         if was_up && self.workers[index].agent.is_none() {
             let restarts_at_ms = now_ms + 100 + self.random.below(5_000);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono_flow::model::{ClusterId, Job, JobId, JobSpec, NodeId, Revision, Run, RunId, UnixMs};
+use chrono_flow::mutation::{self, Mutation};
 use chrono_flow::store::{
     Change, ChangeKind, JobFilter, JobPage, OutputRecord, RecordBatch, Result, Retention, RunCursor, RunFilter, SetAside, Store,
     StoreError, StoredOutput, Written,
@@ -117,7 +118,7 @@ impl State {
     fn record(&mut self, batch: RecordBatch) {
         for record in batch.runs {
             let place = self.rows.get(&record.run.id).map(|(index, _)| *index);
-            if place.is_none_or(|index| index < record.ledger_index) {
+            if place.is_none_or(|index| index < record.ledger_index) || mutation::is(Mutation::UnguardedRow) {
                 self.rows.insert(record.run.id, (record.ledger_index, record.run));
             }
         }

@@ -3,6 +3,7 @@
 use chrono_flow::model::{JobSpec, Overlap};
 
 use crate::checks::Outcome;
+use crate::faults::Trouble;
 use crate::random::{OnPanic, seeds};
 use crate::sim::Sim;
 
@@ -11,9 +12,14 @@ const STORM_MS: u64 = 90_000;
 
 /// From the first boot to the last check.
 pub fn live(seed: u64) -> Outcome {
+    live_with(seed, None)
+}
+
+/// The same, with one kind of trouble more often than the others.
+pub fn live_with(seed: u64, focus: Option<Trouble>) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     runtime.block_on(async {
-        let mut sim = Sim::new(seed);
+        let mut sim = Sim::new(seed, focus);
         sim.run_until(1_500).await;
         sim.run_until(STORM_MS).await;
         sim.come_to_rest().await

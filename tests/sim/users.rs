@@ -77,6 +77,9 @@ impl Sim {
     pub fn use_it(&mut self) {
         self.users.next_ms = self.now_ms + 50 + self.users.random.below(1_500);
         let Some(id) = self.some_controller() else { return };
+        while self.users.jobs_made < self.users.jobs_max as u64 / 2 && self.writes_at(id).is_some() {
+            self.create(id);
+        }
         match self.users.random.below(100) {
             0..=29 => self.create(id),
             30..=54 => self.edit(id),
@@ -90,7 +93,9 @@ impl Sim {
     /// The checked clock of a controller that reaches the store (PROTOCOL A3).
     fn writes_at(&self, id: NodeId) -> Option<chrono_flow::model::UnixMs> {
         let life = self.controllers.get(&id)?.life.as_ref()?;
-        life.engine.now().ok().filter(|_| self.store.lock().unwrap().takes_writes_of(id))
+        // One that hears of no other clock believes its own (PROTOCOL H2); what it writes then is its machine's fault.
+        let is_right = self.controllers[&id].clock.is_right(self.now_ms);
+        life.engine.now().ok().filter(|_| is_right && self.store.lock().unwrap().takes_writes_of(id))
     }
 
     pub fn create(&mut self, id: NodeId) {
@@ -126,7 +131,7 @@ impl Sim {
 
     /// With a key, sometimes one that was used before.
     fn trigger(&mut self, id: NodeId) {
-        let Some(job) = self.some_job() else { return };
+        let Some(job) = self.some_job().filter(|_| self.controllers[&id].clock.is_right(self.now_ms)) else { return };
         if !self.users.random.chance(20) {
             self.users.keys += 1;
         }

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono_flow::ledger::{Command, Effect, Ledger, Reply, decode_entry};
-use chrono_flow::model::{Epoch, JobId, NodeId, Overlap, RunId};
+use chrono_flow::ledger::{Command, Effect, Ledger, OpenRun, Reply, decode_entry};
+use chrono_flow::model::{Epoch, Job, JobId, NodeId, Overlap, RunId, Trigger};
 
 use crate::clocks::DAY;
 use crate::controller::{Seen, UNRECORDED_MAX};
@@ -52,6 +52,9 @@ impl Witness {
         let replies = self.ledger.apply(index, commands.clone(), &mut effects);
         for (command, reply) in commands.iter().zip(&replies) {
             self.history.jobs_changed(&before, command, reply);
+            if let Command::PutJob(job) = command {
+                self.check_taken_back(job, reply);
+            }
             let is_decision = matches!(command, Command::Decide(decide) if *reply == Reply::Done && !decide.fires.is_empty());
             let is_full = before.unrecorded_len() >= UNRECORDED_MAX;
             assert!(!is_decision || !is_full, "decided with {} runs to be recorded", before.unrecorded_len());
@@ -66,6 +69,17 @@ impl Witness {
         while self.past.len() > PAST_KEPT {
             self.past.pop_first();
         }
+    }
+
+    /// Runs whose instants are another revision's by now are asked back (PROTOCOL B5).
+    fn check_taken_back(&self, job: &Job, reply: &Reply) {
+        let is_its = |run: &OpenRun| {
+            matches!(run.trigger, Trigger::Schedule | Trigger::CatchUp)
+                && run.scheduled_at > job.effective_from
+                && run.job.revision < job.revision
+        };
+        let mut left = self.ledger.open_runs_of(job.id).filter(|run| *reply == Reply::Done && is_its(run) && run.heir.is_none());
+        assert!(left.next().is_none(), "an edit of job {} leaves a run of the revision before alone", job.id);
     }
 
     fn check_ledger(&self, effects: &[Effect]) {
@@ -103,8 +117,10 @@ impl Witness {
             !self.refused.contains(&(run, epoch)),
             "run {run} of job {job} starts after it was proved that it does not (epoch {epoch})"
         );
+        // A manual run's instant is when it was asked for.
+        let is_manual = start.launch.run.0.get_version_num() == 5;
         let early_ms = start.launch.scheduled_at.since(DAY + now_ms as i64);
-        assert!(early_ms <= EARLY_MS_MAX, "run {run} of job {job} starts {early_ms} ms before its instant");
+        assert!(is_manual || early_ms <= EARLY_MS_MAX, "run {run} of job {job} starts {early_ms} ms before its instant");
         let Some(open) = self.ledger.open_run(run) else { return };
         for (other, of, is_excused) in alive.iter().filter(|(other, _, _)| *other != run) {
             assert!(open.retry_of != Some(*other) || *is_excused, "run {run} starts while {other}, which it repeats, is alive");

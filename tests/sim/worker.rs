@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::clocks::NodeClock;
 use crate::controller::CLUSTER;
 use crate::guardian::{Guardian, Notice, Order, Started, habit};
-use crate::network::{Message, Packet, PeerAsk, PeerTold, Place};
+use crate::network::{Ask, Message, Packet, PeerAsk, PeerTold, Place};
 use crate::random::Random;
 use crate::worker_calls::Calls;
 
@@ -61,6 +61,9 @@ pub struct Worker {
     /// When an attempt of a job that ends with its lease may overlap with the next: the guardian itself was stopped.
     pub was_machine_paused: bool,
     pub is_spool_full: bool,
+    /// It is stopped for so long as soon as it has sent a heartbeat.
+    pub sleeps_at_next_beat_ms: Option<u64>,
+    pub has_fallen_asleep: bool,
 }
 
 /// One life of the process.
@@ -71,7 +74,6 @@ pub struct Agent {
     connections: BTreeMap<u64, u64>,
     /// Answers that wait for the journal.
     answers: Vec<(Place, Message)>,
-    journal_before: usize,
     outputs: BTreeMap<Token, u64>,
 }
 
@@ -100,11 +102,9 @@ impl Worker {
             events: Vec::new(),
             was_machine_paused: false,
             is_spool_full: false,
+            sleeps_at_next_beat_ms: None,
+            has_fallen_asleep: false,
         }
-    }
-
-    pub fn place(&self) -> Place {
-        Place::Worker(self.index)
     }
 
     pub fn boot_us(&self, now_ms: u64) -> i64 {
@@ -126,18 +126,19 @@ impl Worker {
     pub fn start(&mut self, now_ms: u64, number: u64) {
         let now = self.now(now_ms);
         let past = Past::of(self.journal.clone());
-        let journal_before = self.journal.len();
+        let mut before = std::mem::take(&mut self.journal);
         self.journal.extend(past.session_record());
         let mut runs = Runs::new(Limits { slots: self.slots, held_max: 5_000 }, past.cluster, past.session);
         recover(past, self.is_of_other_boot, &mut runs, &mut Nothing, now).expect("nothing fails");
-        let calls = Calls::new(number, !self.is_of_other_boot, &self.controllers, now.boot_us as u64 / 1_000);
-        self.agent =
-            Some(Agent { runs, calls, connections: BTreeMap::new(), answers: Vec::new(), journal_before, outputs: BTreeMap::new() });
+        let calls = Calls::new(number, &self.controllers, now.boot_us as u64 / 1_000);
+        self.agent = Some(Agent { runs, calls, connections: BTreeMap::new(), answers: Vec::new(), outputs: BTreeMap::new() });
         self.act(now_ms);
-        if let Some(agent) = &self.agent {
+        if self.agent.is_some() {
             // What matters of earlier files is written again.
-            self.journal.drain(..agent.journal_before);
             self.is_of_other_boot = false;
+        } else {
+            before.append(&mut self.journal);
+            self.journal = before;
         }
     }
 
@@ -208,6 +209,13 @@ impl Worker {
             outgoing.extend(agent.calls.ask(now.boot_us, &agent.runs, &me, &mut self.random));
             let not_started = agent.calls.take_claims();
             self.events.extend(not_started.into_iter().map(|(run, epoch)| Event::NotStarted(run, epoch)));
+        }
+        let is_beat = |(_, message): &(Place, Message)| matches!(message, Message::Ask { ask: Ask::Beat(_), .. });
+        if outgoing.iter().any(is_beat)
+            && let Some(ms) = self.sleeps_at_next_beat_ms.take()
+        {
+            self.agent_paused_until_ms = now_ms + ms;
+            self.has_fallen_asleep = true;
         }
         outgoing
     }
@@ -315,7 +323,7 @@ impl Worker {
             _ => None,
         };
         let runs: BTreeSet<RunId> = self.journal.iter().filter_map(named).collect();
-        self.journal = agent.runs.session_record().into_iter().collect();
+        self.journal = agent.runs.head_records();
         self.journal.extend(runs.into_iter().flat_map(|run| agent.runs.records_of(run)));
     }
 

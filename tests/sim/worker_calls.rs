@@ -35,7 +35,6 @@ pub struct Calls {
     controllers: Vec<NodeId>,
     /// The one that is thought to lead, by its place.
     leader: usize,
-    journal_is_whole: bool,
     open: Turn<i64>,
     /// What the next session is told; taken when it is asked for.
     claims: Option<Claims>,
@@ -81,12 +80,11 @@ impl<T> Turn<T> {
 }
 
 impl Calls {
-    pub fn new(number: u64, journal_is_whole: bool, controllers: &[NodeId], now_ms: u64) -> Calls {
+    pub fn new(number: u64, controllers: &[NodeId], now_ms: u64) -> Calls {
         Calls {
             next_call: number << 32,
             controllers: controllers.to_vec(),
             leader: 0,
-            journal_is_whole,
             open: Turn::new(now_ms),
             claims: None,
             claimed: Vec::new(),
@@ -169,7 +167,7 @@ impl Calls {
                 not_started: claims.not_started,
                 adopted: claims.adopted,
                 to_report: claims.to_report,
-                journal_is_whole: self.journal_is_whole,
+                journal_is_whole: claims.journal_is_whole,
             };
             asked.push((Place::Controller(self.controllers[self.leader]), Message::Ask { call, ask: Ask::Open(request) }));
         }
@@ -253,7 +251,6 @@ impl Calls {
             }
         };
         self.open = Turn::new(0);
-        self.journal_is_whole = true;
         runs.opened(cluster, session, term);
         grant_to(runs, now, session, sent_us, &grant);
         Some(term)

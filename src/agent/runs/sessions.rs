@@ -16,6 +16,7 @@ pub struct Claims {
     pub not_started: Vec<RunRef>,
     pub adopted: Vec<RunRef>,
     pub to_report: Vec<RunRef>,
+    pub journal_is_whole: bool,
 }
 
 impl Runs {
@@ -40,6 +41,7 @@ impl Runs {
         let mut claims = Claims {
             cluster: self.cluster,
             previous: self.previous,
+            journal_is_whole: self.journal_is_whole,
             not_started: self.tombstones.revoked().map(|(run, epoch)| RunRef { run, epoch }).collect(),
             ..Claims::default()
         };
@@ -59,6 +61,7 @@ impl Runs {
     pub fn opened(&mut self, cluster: ClusterId, session: SessionId, term: u64) {
         self.cluster = Some(cluster);
         self.session = Some(session);
+        self.journal_is_whole = true;
         self.see_term(term);
         self.tombstones.forget_revoked();
         self.journal(Record::Session { cluster, session });
@@ -105,8 +108,16 @@ impl Runs {
         }
     }
 
-    /// What each journal file begins with: the session that is open, or the last one that was.
-    pub fn session_record(&self) -> Option<Record> {
-        Some(Record::Session { cluster: self.cluster?, session: self.session.or(self.previous)? })
+    /// Records of earlier lives may be missing, and with them runs that were started.
+    pub fn restore_not_whole(&mut self) {
+        self.journal_is_whole = false;
+        self.journal(Record::NotWhole);
+    }
+
+    /// What each journal file begins with: the session that is open, or the last one that was; and whether records may be missing.
+    pub fn head_records(&self) -> Vec<Record> {
+        let session = self.session.or(self.previous);
+        let session = self.cluster.zip(session).map(|(cluster, session)| Record::Session { cluster, session });
+        session.into_iter().chain((!self.journal_is_whole).then_some(Record::NotWhole)).collect()
     }
 }

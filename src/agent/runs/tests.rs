@@ -346,8 +346,14 @@ fn a_lapsed_lease_drops_what_has_not_started_first_and_the_next_session_adopts_w
     assert_eq!(transcript(&mut runs), "journal revoked 3/4\nsession over");
     let claims = runs.claims();
     let of = |n, epoch| vec![RunRef { run: run(n), epoch }];
-    let expected =
-        Claims { cluster: Some(CLUSTER), previous: Some(SESSION), not_started: of(3, 4), adopted: of(1, 1), to_report: of(2, 1) };
+    let expected = Claims {
+        cluster: Some(CLUSTER),
+        previous: Some(SESSION),
+        not_started: of(3, 4),
+        adopted: of(1, 1),
+        to_report: of(2, 1),
+        journal_is_whole: true,
+    };
     assert_eq!(claims, expected);
     runs.granted(at(16 * SECOND), SESSION, 3, 20 * SECOND, 30 * SECOND, 0);
     assert_eq!(transcript(&mut runs), "", "a grant for the session that is over");
