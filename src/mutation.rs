@@ -9,8 +9,8 @@ pub enum Mutation {
     NoCompareAndSet,
     /// PROTOCOL B2: what was proposed is staged, not what was applied.
     StagesProposals,
-    /// PROTOCOL B2: the watermark ends up one millisecond too far.
-    WatermarkOffByOne,
+    /// PROTOCOL B2: the watermark ends up one second too far.
+    WatermarkTooFar,
     /// PROTOCOL B3: a job that comes late owes nothing.
     NoLateFloor,
     /// PROTOCOL B4: an instant that has its fate is decided again.
@@ -43,6 +43,8 @@ pub enum Mutation {
     RetriesAtOnce,
     /// PROTOCOL E1: nothing is kept of what was revoked.
     NoTombstone,
+    /// PROTOCOL E1: that the journal lacks records is forgotten when the process is started again.
+    ForgetsLostRecords,
     /// PROTOCOL E2: a run that was starting when its worker died did not start.
     StartingIsUnstarted,
     /// PROTOCOL E4: output goes when the end of its run is acknowledged.

@@ -148,7 +148,7 @@ impl Remains for Spool {
 pub fn recover(past: Past, is_of_other_boot: bool, runs: &mut Runs, remains: &mut impl Remains, now: Now) -> Result<()> {
     let mut wanted = BTreeSet::new();
     let (mut lost, mut unreported) = (0, 0);
-    if is_of_other_boot || past.lacks_records {
+    if is_of_other_boot || past.lacks_records && !mutation::is(Mutation::ForgetsLostRecords) {
         runs.restore_not_whole();
     }
     for (run, past_run) in past.runs {

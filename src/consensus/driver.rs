@@ -106,6 +106,9 @@ pub struct Stepper<S: StateMachine, D: Disk, T: Transport> {
     stopped: watch::Sender<bool>,
 }
 
+/// A node, and what the rest of the program holds of it.
+type Opened<S, D, T> = (Stepper<S, D, T>, Handle<<S as StateMachine>::Outcome>);
+
 impl<S: StateMachine, D: Disk, T: Transport> Stepper<S, D, T> {
     /// As [`Core::open`].
     pub fn open(
@@ -116,7 +119,7 @@ impl<S: StateMachine, D: Disk, T: Transport> Stepper<S, D, T> {
         seed: u64,
         store: Uuid,
         now_ms: u64,
-    ) -> Result<(Stepper<S, D, T>, Handle<S::Outcome>), Failure> {
+    ) -> Result<Opened<S, D, T>, Failure> {
         let (limits, node_id) = (config.limits.clone(), config.node_id);
         let core = Core::open(disk, config, machine, seed, store, now_ms)?;
         let (sender, receiver) = inbox(&limits);

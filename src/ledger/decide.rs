@@ -30,7 +30,7 @@ impl Ledger {
             }
             self.forget_if_gone(*job);
         }
-        self.watermark = decide.to + i64::from(mutation::is(Mutation::WatermarkOffByOne) && decide.to > decide.from);
+        self.watermark = decide.to + if mutation::is(Mutation::WatermarkTooFar) && decide.to > decide.from { 1_000 } else { 0 };
         Reply::Done
     }
 

@@ -7,6 +7,7 @@ use crate::sim::Sim;
 
 /// What a history came to.
 #[derive(Clone, Copy, Debug, Default)]
+#[allow(dead_code)] // all of it is printed
 pub struct Outcome {
     pub digest: u32,
     pub fires: u64,

@@ -383,7 +383,6 @@ impl Sim {
             Mend::Disk(id) => self.controllers[&id].disk.set_broken(None),
             Mend::Clock(Place::Controller(id)) => self.controllers.get_mut(&id).expect("a known node").clock.set_right(now_ms),
             Mend::Clock(Place::Worker(index)) => self.workers[index].clock.set_right(now_ms),
-            Mend::Clock(Place::Store) => {}
             Mend::Leader(id) => self.wish(id, MembersWish::Transfer { to: None }),
             Mend::Spool(index) => self.workers[index].is_spool_full = false,
         }

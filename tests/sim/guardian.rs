@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use chrono_flow::agent::runs::{Exit, Launch, Token};
-use chrono_flow::model::{Epoch, RunId};
+use chrono_flow::model::Epoch;
 
 use crate::random::Random;
 
@@ -27,7 +27,6 @@ pub enum Notice {
 
 pub struct Process {
     pub launch: Arc<Launch>,
-    pub epoch: Epoch,
     ends_at_ms: i64,
     exit: Exit,
     /// Children outlive the main process by so much.
@@ -106,7 +105,7 @@ impl Guardian {
                         continue;
                     }
                     started.push(Started { launch: launch.clone(), epoch });
-                    self.processes.insert(token, Process::new(launch, epoch, boot_ms, random));
+                    self.processes.insert(token, Process::new(launch, boot_ms, random));
                     self.tell(boot_ms, random, Notice::Spawned { token });
                 }
                 Order::Stop { token, grace_ms } => {
@@ -156,20 +155,16 @@ impl Guardian {
     pub fn end_everything(&mut self) {
         *self = Guardian::default();
     }
-
-    pub fn lives(&self, run: RunId) -> bool {
-        self.processes.values().any(|process| process.launch.run == run)
-    }
 }
 
 impl Process {
-    fn new(launch: Arc<Launch>, epoch: Epoch, boot_ms: i64, random: &mut Random) -> Process {
+    fn new(launch: Arc<Launch>, boot_ms: i64, random: &mut Random) -> Process {
         let [lasts_ms, fail_percent, _] = habit(&launch.task.command);
         let lasts_ms = (lasts_ms / 2 + random.below(lasts_ms + 1)) as i64;
         let exit = if random.chance(fail_percent) { Exit::Code(1) } else { Exit::Code(0) };
         let lingers_ms = if random.chance(5) { random.below(2_000) as i64 } else { 0 };
         let ends_at_ms = boot_ms + lasts_ms;
-        Process { launch, epoch, ends_at_ms, exit, lingers_ms, kill_at_ms: None, ignores_term: random.chance(25), has_exited: false }
+        Process { launch, ends_at_ms, exit, lingers_ms, kill_at_ms: None, ignores_term: random.chance(25), has_exited: false }
     }
 
     fn stop(&mut self, boot_ms: i64, grace_ms: u64, random: &mut Random) {

@@ -89,7 +89,8 @@ impl History {
         let scheduled = self.rows.values().map(|(_, run)| run).filter(|run| run.attempt == 1 && run.trigger != Trigger::Manual);
         for run in scheduled {
             let key = (run.job_id, run.scheduled_at);
-            let is_withdrawn = run.state == RunState::Skipped
+            let is_withdrawn = run.skipped_count.is_none()
+                && run.state == RunState::Skipped
                 && matches!(run.reason, Some(Reason::Superseded | Reason::Revoked))
                 && expected.get(&key) != Some(&run.job_revision);
             if is_withdrawn {

@@ -14,7 +14,6 @@ use crate::random::Random;
 pub enum Place {
     Controller(NodeId),
     Worker(usize),
-    Store,
 }
 
 /// What a worker asks of a controller.

@@ -23,6 +23,9 @@ const STEP_MS_MAX: u64 = 20;
 /// Every so many entries a replica is compared with the witness as a whole.
 const COMPARE_EVERY: u64 = 32;
 
+/// In some histories a further controller waits to become a member.
+pub const SPARE: NodeId = 4;
+
 pub struct Sim {
     pub seed: u64,
     /// What goes wrong more often than anything else.
@@ -39,6 +42,8 @@ pub struct Sim {
     pub mends: BTreeMap<u64, Vec<Mend>>,
     pub had_clock_trouble: bool,
     pub is_calm: bool,
+    /// A member was asked to go.
+    pub has_removed: bool,
     /// The highest term that each worker has heard of.
     pub terms: BTreeMap<usize, u64>,
     lives: u64,
@@ -59,7 +64,10 @@ impl Sim {
             let client = Client { state: store.clone(), node: *id };
             (*id, Controller::new(*id, config(*id, &founders, snapshot_entries), NodeClock::new(*id as i64 * 20 - 40), client))
         };
-        let controllers = founders.iter().map(controller).collect();
+        let mut controllers: BTreeMap<NodeId, Controller> = founders.iter().map(controller).collect();
+        if count == 3 && seed % 4 == 1 {
+            controllers.extend([controller(&SPARE)]);
+        }
         let names = ["a", "b", "c"];
         let workers =
             names.iter().enumerate().map(|(index, name)| Worker::new(index, index as u128 + 1, name, random.next(), founders.clone()));
@@ -78,6 +86,7 @@ impl Sim {
             mends: BTreeMap::new(),
             had_clock_trouble: false,
             is_calm: false,
+            has_removed: false,
             terms: BTreeMap::new(),
             lives: 0,
             compared: BTreeMap::new(),
@@ -107,6 +116,12 @@ impl Sim {
     pub fn leader(&self) -> Option<NodeId> {
         let leaders = self.controllers.values().filter_map(|it| Some((it.id, it.status()?)));
         leaders.filter(|(_, status)| status.first_own_applied).max_by_key(|(_, status)| status.term).map(|(id, _)| id)
+    }
+
+    /// Whom the leader takes for a member.
+    pub fn members(&self) -> Vec<NodeId> {
+        let status = self.leader().and_then(|id| self.controllers[&id].status());
+        status.map_or_else(Vec::new, |status| status.members.iter().map(|member| member.id).collect())
     }
 
     // ---- lives
@@ -224,7 +239,6 @@ impl Sim {
                     self.controllers.get_mut(&id).expect("a known node").arrivals.push_back(packet);
                 }
                 Place::Worker(index) => self.workers[index].arrivals.push_back(packet),
-                Place::Store => {}
             }
         }
     }
@@ -307,7 +321,6 @@ fn place(place: Place) -> u64 {
     match place {
         Place::Controller(id) => id,
         Place::Worker(index) => 100 + index as u64,
-        Place::Store => 200,
     }
 }
 

@@ -8,7 +8,7 @@ use chrono_flow::model::{CatchUp, JobId, JobSpec, NodeId, OnWorkerLost, Overlap,
 use chrono_flow::rpc::peer::MembersWish;
 
 use crate::random::Random;
-use crate::sim::Sim;
+use crate::sim::{SPARE, Sim};
 
 const SCHEDULES: [&str; 10] = [
     "* * * * * *",
@@ -86,7 +86,8 @@ impl Sim {
             55..=61 => self.delete(id),
             62..=84 => self.trigger(id),
             85..=94 => self.cancel(id),
-            _ => self.wish(id, MembersWish::Transfer { to: None }),
+            95..=96 => self.wish(id, MembersWish::Transfer { to: None }),
+            _ => self.change_members(id),
         }
     }
 
@@ -105,7 +106,13 @@ impl Sim {
         }
         self.users.jobs_made += 1;
         let overlap = self.users.random.pick(&[Overlap::Allow, Overlap::Skip, Overlap::QueueOne, Overlap::Replace]);
-        let spec = self.users.spec(&format!("j{}", self.users.jobs_made), overlap);
+        let mut spec = self.users.spec(&format!("j{}", self.users.jobs_made), overlap);
+        if self.users.jobs_made == 1 {
+            // Something that is alive all the time, and may not be alive twice.
+            (spec.schedule, spec.command, spec.overlap) = ("*/7 * * * * *".into(), "40000 0 0".into(), Overlap::Allow);
+            (spec.on_worker_lost, spec.kill_grace_s, spec.is_enabled, spec.timeout_s) = (OnWorkerLost::Retry, 1, true, None);
+            spec.worker_selector.clear();
+        }
         let job = self.store.lock().unwrap().create(spec, now);
         self.trace("create", job.0 as u64, id);
     }
@@ -159,6 +166,21 @@ impl Sim {
         let Some(life) = self.controllers.get_mut(&id).and_then(|it| it.life.as_mut()) else { return };
         let engine = life.engine.clone();
         life.tasks.spawn(async move { drop(engine.cancel(run).await) });
+    }
+
+    /// The spare controller comes in; then one may go, and stays away.
+    fn change_members(&mut self, id: NodeId) {
+        let members = self.members();
+        if !self.controllers.contains_key(&SPARE) || members.is_empty() || self.has_removed {
+            return;
+        }
+        if !members.contains(&SPARE) {
+            self.wish(id, MembersWish::Add { id: SPARE, address: format!("node-{SPARE}:1") });
+        } else if members.len() == 4 {
+            self.has_removed = true;
+            let gone = self.users.random.pick(&members);
+            self.wish(id, MembersWish::Remove { id: gone });
+        }
     }
 
     /// Asks for another leader, or other members.

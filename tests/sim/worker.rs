@@ -84,7 +84,7 @@ impl Worker {
             index,
             name: WorkerId(name.to_owned()),
             data_dir: Uuid::from_u128(data_dir),
-            slots: random.pick(&[2, 8, 64]),
+            slots: random.pick(&[48, 64, 200]),
             labels: [("name".to_owned(), name.to_owned())].into(),
             clock: NodeClock::new(random.below(100) as i64 - 50),
             boot_ppm: random.below(6_000) as i64 - 3_000,

@@ -88,7 +88,7 @@ impl Carrier {
             let client = self.client().await;
             let Some(call) = delivery.next(self.config.clock.wall(), self.config.skew_ms) else { break };
             let answer = match client {
-                Ok(client) => self.call(client, batch.term, call).await.unwrap_or_else(|Failed| Answer::Failed),
+                Ok(client) => self.call(client, batch.term, call).await.unwrap_or(Answer::Failed),
                 Err(Failed) => Answer::Failed,
             };
             delivery.answered(answer);
