@@ -8,6 +8,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,32 @@ impl Moment {
     /// What the clocks show now.
     pub fn now() -> Moment {
         Moment { boot_ms: boottime_ms(), wall: wall_now() }
+    }
+}
+
+/// Where a part of the program reads the time: the clocks of its machine, or what a simulation shows.
+#[derive(Clone, Default, Debug)]
+pub struct Clock(Option<Arc<Mutex<Moment>>>);
+
+impl Clock {
+    /// Always shows what was last entered there.
+    pub fn shown(moment: Arc<Mutex<Moment>>) -> Clock {
+        Clock(Some(moment))
+    }
+
+    pub fn now(&self) -> Moment {
+        match &self.0 {
+            None => Moment::now(),
+            Some(shown) => *shown.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    pub fn wall(&self) -> UnixMs {
+        self.now().wall
+    }
+
+    pub fn boot_ms(&self) -> i64 {
+        self.now().boot_ms as i64
     }
 }
 

@@ -27,6 +27,7 @@ pub mod health;
 pub mod http;
 pub mod ledger;
 pub mod model;
+pub mod mutation;
 pub mod peers;
 pub mod role;
 pub mod rpc;

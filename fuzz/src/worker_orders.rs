@@ -33,7 +33,7 @@ pub fn run(bytes: &[u8]) {
     }
     let _ = (runs.list(), runs.claims(), runs.counts());
     runs.lapse(now);
-    let _ = (runs.claims(), runs.session_record());
+    let _ = (runs.claims(), runs.head_records());
 }
 
 /// Does what is due until nothing is.

@@ -240,9 +240,9 @@ impl Journal {
         self.written > FILE_BYTES
     }
 
-    /// Begins a new file, and gives up the oldest ones: `head` is the record that each file begins with, `records_of` gives those from
+    /// Begins a new file, and gives up the oldest ones: `head` is what each file begins with, `records_of` gives those from
     /// which a run is rebuilt (none if it no longer matters). Without room for a new file the present one just grows.
-    pub fn rotate(&mut self, head: Option<Record>, records_of: impl Fn(RunId) -> Vec<Record>) -> Result<()> {
+    pub fn rotate(&mut self, head: &[Record], records_of: impl Fn(RunId) -> Vec<Record>) -> Result<()> {
         self.write()?;
         let number = self.files.back().map_or(1, |newest| newest.number + 1);
         match create(&self.dir, self.owner, number) {
@@ -255,8 +255,8 @@ impl Journal {
         }
         self.written = HEADER_BYTES as u64;
         self.files.push_back(JournalFile { number, runs: Vec::new() });
-        if let Some(record) = head {
-            self.append(&record)?;
+        for record in head {
+            self.append(record)?;
         }
         self.write()?;
         while self.files.len() > self.files_max {
@@ -472,7 +472,7 @@ mod tests {
                 journal.write().unwrap();
             }
             if journal.wants_rotation() {
-                journal.rotate(None, |run| if run == kept { vec![accepted(run)] } else { Vec::new() }).unwrap();
+                journal.rotate(&[], |run| if run == kept { vec![accepted(run)] } else { Vec::new() }).unwrap();
             }
         }
         journal.write().unwrap();

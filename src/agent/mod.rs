@@ -23,6 +23,7 @@ pub use crate::clock;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod guardian;
+pub mod recover;
 pub mod runs;
 
 mod capture;
@@ -34,7 +35,6 @@ mod journal;
 mod links;
 mod output;
 mod readiness;
-mod recover;
 mod reports;
 mod service;
 mod session;
@@ -145,7 +145,7 @@ impl Agent {
                 }
             })
             .context("can't start the agent's thread")?;
-        let journal_is_whole = is_ready.await.map_err(|_| anyhow!("the agent's thread has ended"))??;
+        is_ready.await.map_err(|_| anyhow!("the agent's thread has ended"))??;
 
         let shutdown = CancellationToken::new();
         let links = Links::start(controllers, dial, &shutdown);
@@ -158,7 +158,6 @@ impl Agent {
             commands,
             status,
             links,
-            journal_is_whole: journal_is_whole.into(),
             has_left: false.into(),
         });
         let until_shutdown = |task: futures::future::BoxFuture<'static, ()>| {
@@ -273,19 +272,19 @@ struct Life {
 }
 
 impl Life {
-    /// The agent's thread. `ready` is told once everything is in place whether the journal is whole, or why it is not.
-    fn run(self, ready: oneshot::Sender<Result<bool>>) -> Result<()> {
+    /// The agent's thread. `ready` is told once everything is in place, or why it is not.
+    fn run(self, ready: oneshot::Sender<Result<()>>) -> Result<()> {
         let (log, log_thread) = JobLog::start().context("can't start the log's thread")?;
         // Held to the end: nobody else may use the directory while the driver does.
         let (lock, prepared) = self.prepare(log);
-        let (runtime, driver, journal_is_whole) = match prepared {
+        let (runtime, driver) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 let _ = ready.send(Err(error));
                 return Ok(());
             }
         };
-        let _ = ready.send(Ok(journal_is_whole));
+        let _ = ready.send(Ok(()));
         let result = runtime.block_on(driver.run());
         drop(runtime);
         drop(lock);
@@ -293,7 +292,7 @@ impl Life {
         result
     }
 
-    fn prepare(self, log: JobLog) -> (DataDir, Result<(tokio::runtime::Runtime, Driver, bool)>) {
+    fn prepare(self, log: JobLog) -> (DataDir, Result<(tokio::runtime::Runtime, Driver)>) {
         let Life { config, data_dir, commands, outbox, status } = self;
         let prepare = || -> Result<_> {
             let owner = Owner { data_dir: data_dir.id, boot: journal::boot_id()? };
@@ -309,7 +308,6 @@ impl Life {
             }
             let limits = Limits { slots: config.slots, held_max: HELD_RUNS_MAX };
             let mut runs = Runs::new(limits, past.cluster, past.session);
-            let journal_is_whole = !replay.is_of_other_boot;
             recover::recover(past, replay.is_of_other_boot, &mut runs, &mut spool, timer::now())?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("can't start a runtime")?;
             let driver = {
@@ -317,7 +315,7 @@ impl Life {
                 let (guardian, notices) = launched.attach().context("can't talk to the guardian")?;
                 Driver::new(Parts { runs, journal, replay, spool, guardian, notices, commands, outbox, status, log })?
             };
-            Ok((runtime, driver, journal_is_whole))
+            Ok((runtime, driver))
         };
         let prepared = prepare();
         (data_dir, prepared)

@@ -8,15 +8,18 @@ use anyhow::Result;
 
 use super::guardian::{Leftover, kill_leftover};
 use super::output;
-use super::runs::{Ended, Now, Record, Runs};
+use super::runs::{Captured, Ended, Now, Record, Runs};
 use super::spool::Spool;
 use crate::model::{ClusterId, Epoch, JobId, Outcome, Reason, RunId, RunState, SessionId, UnixMs};
+use crate::mutation::{self, Mutation};
 
 /// The journal's records, put together.
 #[derive(Default)]
 pub struct Past {
     pub cluster: Option<ClusterId>,
     pub session: Option<SessionId>,
+    /// Records from before another boot may be missing, and no session has been opened since.
+    lacks_records: bool,
     runs: BTreeMap<RunId, PastRun>,
     recorded_up_to: u64,
 }
@@ -55,6 +58,7 @@ impl Past {
             Record::Session { cluster, session } => {
                 if self.session != Some(session) {
                     self.runs.retain(|_, run| !matches!(run, PastRun::Revoked { .. }));
+                    self.lacks_records = false;
                 }
                 (self.cluster, self.session) = (Some(cluster), Some(session));
             }
@@ -96,6 +100,7 @@ impl Past {
                     *known = Some(closed_at);
                 }
             }
+            Record::NotWhole => self.lacks_records = true,
             Record::RecordedUpTo { index } => self.recorded_up_to = self.recorded_up_to.max(index),
         }
     }
@@ -107,38 +112,72 @@ impl Past {
     }
 }
 
+/// What an earlier life has left outside of the journal.
+pub trait Remains {
+    /// Makes sure that a process and its group are dead.
+    fn kill(&mut self, pid: u32, start_time_ticks: u64) -> Leftover;
+    /// What there is of a run's output.
+    fn output(&mut self, run: RunId) -> Captured;
+    /// The output of an ended run stays.
+    fn hold(&mut self, ended: &Ended);
+    /// Everything else goes; answers how many files that were.
+    fn remove_orphans(&mut self, wanted: &BTreeSet<RunId>) -> Result<usize>;
+}
+
+impl Remains for Spool {
+    fn kill(&mut self, pid: u32, start_time_ticks: u64) -> Leftover {
+        kill_leftover(pid, start_time_ticks)
+    }
+
+    fn output(&mut self, run: RunId) -> Captured {
+        output::recover(self, run)
+    }
+
+    fn hold(&mut self, ended: &Ended) {
+        self.hold_inline(ended.inline_bytes());
+        self.hold_file(ended.spooled_bytes);
+    }
+
+    fn remove_orphans(&mut self, wanted: &BTreeSet<RunId>) -> Result<usize> {
+        Spool::remove_orphans(self, wanted)
+    }
+}
+
 /// Enters the past into the table. Call it once the guardian is ready: then nothing of an earlier life runs, unless that life's guardian
 /// was killed itself. Blocks where processes must be waited for.
-pub fn recover(past: Past, is_of_other_boot: bool, runs: &mut Runs, spool: &mut Spool, now: Now) -> Result<()> {
+pub fn recover(past: Past, is_of_other_boot: bool, runs: &mut Runs, remains: &mut impl Remains, now: Now) -> Result<()> {
     let mut wanted = BTreeSet::new();
     let (mut lost, mut unreported) = (0, 0);
+    if is_of_other_boot || past.lacks_records && !mutation::is(Mutation::ForgetsLostRecords) {
+        runs.restore_not_whole();
+    }
     for (run, past_run) in past.runs {
         match past_run {
             PastRun::Accepted { epoch, .. } if !is_of_other_boot => runs.restore_not_started(now, run, epoch),
+            PastRun::MaybeStarted { epoch, .. } if mutation::is(Mutation::StartingIsUnstarted) => runs.restore_not_started(now, run, epoch),
             PastRun::Revoked { epoch } => runs.restore_not_started(now, run, epoch),
             PastRun::Accepted { epoch, job, job_name } => {
                 lost += 1;
                 let error = "the machine was restarted; whether the command was started before is not known";
-                runs.restore_lost(lose(run, epoch, job, job_name, None, error.into(), now, spool));
+                runs.restore_lost(lose(run, epoch, job, job_name, None, error.into(), now, remains));
             }
             PastRun::MaybeStarted { epoch, job, job_name, process } => {
                 lost += 1;
-                let error = end(process, is_of_other_boot);
-                let ended = lose(run, epoch, job, job_name, process.map(|process| process.at), error, now, spool);
+                let error = end(process, is_of_other_boot, remains);
+                let ended = lose(run, epoch, job, job_name, process.map(|process| process.at), error, now, remains);
                 wanted.extend((ended.spooled_bytes > 0).then_some(run));
                 runs.restore_lost(ended);
             }
             PastRun::Ended { closed_at: Some(index), .. } if index <= past.recorded_up_to => {}
             PastRun::Ended { ended, closed_at } => {
                 unreported += u32::from(closed_at.is_none());
-                spool.hold_inline(ended.inline_bytes());
-                spool.hold_file(ended.spooled_bytes);
+                remains.hold(&ended);
                 wanted.extend((ended.spooled_bytes > 0).then_some(run));
                 runs.restore_ended(ended, closed_at);
             }
         }
     }
-    let orphans = spool.remove_orphans(&wanted)?;
+    let orphans = remains.remove_orphans(&wanted)?;
     if lost + unreported > 0 || orphans > 0 {
         log::info!(
             "from the journal: {lost} runs that may have been running are lost, {unreported} ended ones are to be reported; {orphans} spool files of no use removed"
@@ -148,11 +187,11 @@ pub fn recover(past: Past, is_of_other_boot: bool, runs: &mut Runs, spool: &mut 
 }
 
 /// Makes sure that a run is dead, and says what is known of it.
-fn end(process: Option<PastProcess>, is_of_other_boot: bool) -> String {
+fn end(process: Option<PastProcess>, is_of_other_boot: bool, remains: &mut impl Remains) -> String {
     match process {
         _ if is_of_other_boot => "the machine was restarted while the command may have been running; its outcome is not known".into(),
         None => "the worker ended while it was starting the command; it may have been started, and is stopped".into(),
-        Some(PastProcess { pid, start_time_ticks, .. }) => match kill_leftover(pid, start_time_ticks) {
+        Some(PastProcess { pid, start_time_ticks, .. }) => match remains.kill(pid, start_time_ticks) {
             Leftover::Gone | Leftover::Killed => {
                 "the worker ended while the command was running, and the command with it; its outcome is not known".into()
             }
@@ -172,9 +211,9 @@ fn lose(
     started_at: Option<UnixMs>,
     error: String,
     now: Now,
-    spool: &mut Spool,
+    remains: &mut impl Remains,
 ) -> Arc<Ended> {
-    let captured = output::recover(spool, run);
+    let captured = remains.output(run);
     let outcome = Outcome {
         state: RunState::Lost,
         reason: Some(Reason::WorkerRestarted),
@@ -232,6 +271,25 @@ mod tests {
         let records = [records, end].concat();
         assert_eq!(told(records.clone(), false), (vec![1, 4, 5], vec![2, 3]));
         assert_eq!(told(records, true), (vec![5], vec![1, 2, 3, 4]), "after another boot everything accepted counts as maybe started");
+    }
+
+    #[test]
+    fn a_journal_that_lacks_records_says_so_until_the_next_session_is_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(dir.path().join("spool"), 1 << 20, 1 << 20).unwrap();
+        let now = Now { boot_us: 1, wall_us: 1 };
+        let mut is_whole_after = |records: &[Record], is_of_other_boot| {
+            let past = Past::of(records.to_vec());
+            let mut runs = Runs::new(Limits { slots: 1, held_max: 100 }, past.cluster, past.session);
+            recover(past, is_of_other_boot, &mut runs, &mut spool, now).unwrap();
+            (runs.claims().journal_is_whole, runs.head_records())
+        };
+        let session = |n| Record::Session { cluster: ClusterId(Uuid::from_u128(1)), session: SessionId(n) };
+        let (is_whole, second_life) = is_whole_after(&[session(1)], true);
+        assert!(!is_whole);
+        assert!(!is_whole_after(&second_life, false).0, "the process is started again, and no session was open in between");
+        let third_life = [second_life, vec![session(2)]].concat();
+        assert!(is_whole_after(&third_life, false).0);
     }
 
     #[test]

@@ -42,8 +42,6 @@ pub(super) struct Shared {
     pub commands: mpsc::Sender<Command>,
     pub status: watch::Receiver<AgentStatus>,
     pub links: Arc<Links>,
-    /// False until the first session after another boot: what the journal doesn't mention may have started all the same (PROTOCOL E1).
-    pub journal_is_whole: AtomicBool,
     /// The session is given up, and no other one is wanted: no heartbeat any more.
     pub has_left: AtomicBool,
 }
@@ -113,7 +111,7 @@ async fn open(shared: &Shared) -> bool {
             not_started: claims.not_started,
             adopted: claims.adopted,
             to_report: claims.to_report,
-            journal_is_whole: shared.journal_is_whole.load(Ordering::Relaxed),
+            journal_is_whole: claims.journal_is_whole,
         };
         let leader = shared.links.leader();
         let _ = tokio::time::timeout(CONNECT_PATIENCE, leader.is_connected()).await;
@@ -145,7 +143,6 @@ async fn enter(shared: &Shared, sent_us: i64, opened: SessionOpened) -> bool {
     if shared.commands.send(Command::Opened { cluster, session, term, granted, reply }).await.is_err() || entered.await.is_err() {
         return false;
     }
-    shared.journal_is_whole.store(true, Ordering::Relaxed);
     log::debug!("worker {} has session {session} of cluster {cluster}", shared.worker);
     // The status follows the entry; without this the caller could see the one before it.
     shared.status.clone().wait_for(|status| status.session.is_some()).await.is_ok()

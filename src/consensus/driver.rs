@@ -15,7 +15,9 @@ use uuid::Uuid;
 use super::config::NodeConfig;
 use super::handle::Handle;
 use super::inbox::{Mail, ProposeReply, ReadReply, Receiver, RequestReply, Sender, inbox};
-use super::node::{Applied, Core, Effects, Failure, Input, ProposeError, ReadAt, ReadError, RequestError, StateMachine, Token, Work};
+use super::node::{
+    Applied, Core, Effects, Failure, Input, ProposeError, ReadAt, ReadError, RequestError, StateMachine, Token, Work, WorkDone,
+};
 use super::status::{Member, Status};
 use super::storage::{Directory, Disk, StorageError};
 use super::transport::{Queued, Transport};
@@ -51,31 +53,21 @@ pub fn start_on<S: StateMachine, D: Disk>(
     transport: impl Transport,
 ) -> Result<Handle<S::Outcome>, StartError> {
     config.validate().map_err(StartError::Config)?;
-    let limits = config.limits.clone();
-    let (path, node_id) = (config.data_dir.clone(), config.node_id);
+    let path = config.data_dir.clone();
     let (seed, store) = (Uuid::new_v4().as_u64_pair().0, Uuid::new_v4());
     // A file that was tampered with can make a library panic; that is no reason to end in a stack trace.
-    let opened = catch_unwind(AssertUnwindSafe(|| Core::open(disk, config, machine, seed, store, 0)));
-    let core = opened.map_err(|panic| StartError::Panicked { path, problem: panic_text(&*panic) })??;
-    let (sender, receiver) = inbox(&limits);
-    let (status_sender, status) = watch::channel(Status { node_id, ..Status::default() });
-    let (stopped_sender, stopped) = watch::channel(false);
-    let identity = *core.identity();
-    let worker = Worker::start(sender.clone()).map_err(StartError::Thread)?;
-    let driver = Driver {
-        core,
-        inbox: receiver,
-        outbox: Outbox::new(transport, status_sender, worker.sender.clone()),
-        turn_inputs_max: limits.turn_inputs_max,
-        started: Instant::now(),
-    };
+    let opened = catch_unwind(AssertUnwindSafe(|| Stepper::open(disk, config, machine, transport, seed, store, 0)));
+    let (stepper, handle) = opened.map_err(|panic| StartError::Panicked { path, problem: panic_text(&*panic) })??;
+    let stopped = stepper.stopped.clone();
+    let worker = Worker::start(handle.inbox.clone()).map_err(StartError::Thread)?;
+    let driver = Driver { stepper, work: worker.sender.clone(), started: Instant::now() };
     let run = move || {
         driver.run();
         worker.join();
-        stopped_sender.send_replace(true);
+        stopped.send_replace(true);
     };
     std::thread::Builder::new().name("consensus".to_owned()).spawn(run).map_err(StartError::Thread)?;
-    Ok(Handle { inbox: sender, status, stopped, identity, limits })
+    Ok(handle)
 }
 
 /// The thread that encodes and writes snapshots.
@@ -104,11 +96,103 @@ impl Worker {
     }
 }
 
-struct Driver<S: StateMachine, D: Disk, T: Transport> {
+/// A node without a thread: whoever holds it lets it take its turns. [`start`] gives it a thread, a simulation its own time.
+pub struct Stepper<S: StateMachine, D: Disk, T: Transport> {
     core: Core<S, D>,
     inbox: Receiver<S::Outcome>,
     outbox: Outbox<S::Outcome, T>,
     turn_inputs_max: usize,
+    inputs: Vec<Input>,
+    stopped: watch::Sender<bool>,
+}
+
+/// A node, and what the rest of the program holds of it.
+type Opened<S, D, T> = (Stepper<S, D, T>, Handle<<S as StateMachine>::Outcome>);
+
+impl<S: StateMachine, D: Disk, T: Transport> Stepper<S, D, T> {
+    /// As [`Core::open`].
+    pub fn open(
+        disk: D,
+        config: NodeConfig,
+        machine: S,
+        transport: T,
+        seed: u64,
+        store: Uuid,
+        now_ms: u64,
+    ) -> Result<Opened<S, D, T>, Failure> {
+        let (limits, node_id) = (config.limits.clone(), config.node_id);
+        let core = Core::open(disk, config, machine, seed, store, now_ms)?;
+        let (sender, receiver) = inbox(&limits);
+        let (status_sender, status) = watch::channel(Status { node_id, ..Status::default() });
+        let (stopped_sender, stopped) = watch::channel(false);
+        let identity = *core.identity();
+        let stepper = Stepper {
+            core,
+            inbox: receiver,
+            outbox: Outbox::new(transport, status_sender),
+            turn_inputs_max: limits.turn_inputs_max,
+            inputs: Vec::new(),
+            stopped: stopped_sender,
+        };
+        Ok((stepper, Handle { inbox: sender, status, stopped, identity, limits }))
+    }
+
+    pub fn core(&self) -> &Core<S, D> {
+        &self.core
+    }
+
+    /// Takes the mail that is there. Says whether to stop.
+    pub fn take_mail(&mut self) -> bool {
+        while self.inputs.len() < self.turn_inputs_max
+            && let Ok(piece) = self.inbox.receiver.try_recv()
+        {
+            if self.take_piece(piece) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn take_piece(&mut self, piece: Mail<S::Outcome>) -> bool {
+        self.inbox.taken(&piece);
+        match self.outbox.open(piece) {
+            None => true,
+            Some(input) => {
+                self.inputs.push(input);
+                false
+            }
+        }
+    }
+
+    /// When the next turn is due.
+    pub fn next_turn_ms(&self, now_ms: u64) -> u64 {
+        if self.inputs.is_empty() { self.core.next_turn_ms() } else { now_ms }
+    }
+
+    /// A turn on what was taken in.
+    pub fn turn(&mut self, now_ms: u64) -> Result<(), Failure> {
+        self.core.turn(now_ms, self.inputs.drain(..), &mut self.outbox)?;
+        self.inputs.append(&mut self.outbox.backlog);
+        Ok(())
+    }
+
+    /// Work that the last turn gave out; its result is to come back by [`Stepper::done`].
+    pub fn take_work(&mut self) -> Option<Work> {
+        self.outbox.work.take()
+    }
+
+    pub fn done(&mut self, done: WorkDone) {
+        self.inputs.push(Input::Done(done));
+    }
+
+    fn close(&mut self) -> Result<(), Failure> {
+        self.core.close(&mut self.outbox)
+    }
+}
+
+struct Driver<S: StateMachine, D: Disk, T: Transport> {
+    stepper: Stepper<S, D, T>,
+    work: SyncSender<Work>,
     started: Instant,
 }
 
@@ -123,46 +207,41 @@ impl<S: StateMachine, D: Disk, T: Transport> Driver<S, D, T> {
         let panicked_or_failed = failure.is_some();
         if let Some(failure) = failure {
             log::error!("the node has stopped: {failure}");
-            self.outbox.status.send_modify(|status| status.failed = Some(failure));
+            self.stepper.outbox.status.send_modify(|status| status.failed = Some(failure));
         }
-        let closed = catch_unwind(AssertUnwindSafe(|| self.core.close(&mut self.outbox)));
+        let closed = catch_unwind(AssertUnwindSafe(|| self.stepper.close()));
         if let (Ok(Err(error)), false) = (closed, panicked_or_failed) {
             log::warn!("{error}");
         }
-        while let Ok(mail) = self.inbox.receiver.try_recv() {
-            self.inbox.taken(&mail);
+        let inbox = &self.stepper.inbox;
+        while let Ok(mail) = inbox.receiver.try_recv() {
+            inbox.taken(&mail);
             refuse(mail);
         }
     }
 
     fn serve(&mut self) -> Result<(), Failure> {
-        let mut inputs = Vec::new();
         loop {
-            self.core.turn(self.now_ms(), inputs.drain(..), &mut self.outbox)?;
-            inputs.append(&mut self.outbox.backlog);
-            if self.fill(&mut inputs) {
+            self.stepper.turn(self.now_ms())?;
+            if let Some(work) = self.stepper.take_work() {
+                // One piece at a time fits in; the worker only ends after this thread.
+                let _ = self.work.try_send(work);
+            }
+            if self.fill() {
                 return Ok(());
             }
         }
     }
 
     /// Waits for mail or the next tick, then takes what is there. Says whether to stop.
-    fn fill(&mut self, inputs: &mut Vec<Input>) -> bool {
-        let wait_ms = if inputs.is_empty() { self.core.next_turn_ms().saturating_sub(self.now_ms()) } else { 0 };
-        let mut mail = match self.inbox.receiver.recv_timeout(Duration::from_millis(wait_ms)) {
-            Ok(mail) => Some(mail),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return true,
-        };
-        while let Some(piece) = mail {
-            self.inbox.taken(&piece);
-            match self.outbox.open(piece) {
-                None => return true,
-                Some(input) => inputs.push(input),
-            }
-            mail = if inputs.len() < self.turn_inputs_max { self.inbox.receiver.try_recv().ok() } else { None };
+    fn fill(&mut self) -> bool {
+        let now_ms = self.now_ms();
+        let wait_ms = self.stepper.next_turn_ms(now_ms).saturating_sub(now_ms);
+        match self.stepper.inbox.receiver.recv_timeout(Duration::from_millis(wait_ms)) {
+            Ok(piece) => self.stepper.take_piece(piece) || self.stepper.take_mail(),
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => true,
         }
-        false
     }
 
     fn now_ms(&self) -> u64 {
@@ -174,7 +253,8 @@ impl<S: StateMachine, D: Disk, T: Transport> Driver<S, D, T> {
 struct Outbox<O, T> {
     transport: T,
     status: watch::Sender<Status>,
-    work: SyncSender<Work>,
+    /// The node gives out one piece at a time.
+    work: Option<Work>,
     next_token: Token,
     proposals: HashMap<Token, ProposeReply<O>>,
     reads: HashMap<Token, ReadReply>,
@@ -185,11 +265,11 @@ struct Outbox<O, T> {
 }
 
 impl<O, T: Transport> Outbox<O, T> {
-    fn new(transport: T, status: watch::Sender<Status>, work: SyncSender<Work>) -> Outbox<O, T> {
+    fn new(transport: T, status: watch::Sender<Status>) -> Outbox<O, T> {
         Outbox {
             transport,
             status,
-            work,
+            work: None,
             next_token: 0,
             proposals: HashMap::new(),
             reads: HashMap::new(),
@@ -262,8 +342,7 @@ impl<O, T: Transport> Effects<O> for Outbox<O, T> {
     }
 
     fn work(&mut self, work: Work) {
-        // One piece at a time fits in; the worker only ends after this thread.
-        let _ = self.work.try_send(work);
+        self.work = Some(work);
     }
 
     fn publish(&mut self, status: &Status) {

@@ -43,7 +43,7 @@ mod transport;
 use std::path::Path;
 
 pub use config::{Limits, NodeConfig};
-pub use driver::{StartError, start, start_on};
+pub use driver::{StartError, Stepper, start, start_on};
 pub use handle::Handle;
 pub use members::{MemberChange, MemberRecord, Membership};
 pub use node::{

@@ -12,6 +12,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::model::{NodeId, SessionId, UnixMs};
+use crate::mutation::{self, Mutation};
 
 /// Samples of one source that count: the newest few, of the last seconds.
 const SAMPLES_MAX: usize = 8;
@@ -153,7 +154,7 @@ impl ClockJudge {
         };
         let elapsed_ms = reading.boot_ms - last.boot_ms;
         let jump_ms = reading.since(last);
-        if self.is_jump(jump_ms) {
+        if self.is_jump(jump_ms) && !mutation::is(Mutation::JumpNotNoticed) {
             self.last = Some(reading);
             self.jump = Some(Jump { ms: jump_ms, at_boot_ms: reading.boot_ms, is_steady: false });
             self.samples.clear(); // they were taken by the clock as it was
@@ -172,6 +173,9 @@ impl ClockJudge {
 
     /// PROTOCOL H2: lost above the limit, regained below half of it for a while.
     fn judge(&mut self, boot_ms: i64) {
+        if mutation::is(Mutation::ClockNotCompared) {
+            return;
+        }
         if !self.is_outvoted {
             self.is_outvoted = !self.is_within(self.skew_ms_max, |sample| sample.offset_ms.abs() - sample.rtt_ms / 2);
             self.well_since_boot_ms = None;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ledger::{Command, Decide, Effect, Ledger, OpenRun, Owed, Then, WaitingKind};
 use crate::model::{Epoch, JobId, Reason, RunId, Trigger, UnixMs};
+use crate::mutation::{self, Mutation};
 use crate::schedule::JobFires;
 
 use super::placement::Fleet;
@@ -129,7 +130,7 @@ impl Core {
 
     /// Whether deciding has to stand still (PROTOCOL B10).
     pub fn is_full(&self, ledger: &Ledger) -> bool {
-        ledger.unrecorded_len() >= self.settings.unrecorded_max
+        ledger.unrecorded_len() >= self.settings.unrecorded_max && !mutation::is(Mutation::NoBound)
     }
 
     /// What should be proposed now. `may_decide`: false where the entry already carries changes of jobs, which a decision must not meet.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use crate::ledger::{Closing, Command, Ledger, OpenRun, Session};
 use crate::model::limits::{LOOKAHEAD_MS_DEFAULT, SESSION_LEASE_MS, START_PERMIT_MS};
 use crate::model::{OnWorkerLost, Outcome, Reason, RunState, SessionId};
+use crate::mutation::{self, Mutation};
 
 use super::clock::Reading;
 use super::staging::Staging;
@@ -148,6 +149,7 @@ impl Leases {
         let mut ends = Vec::new();
         for session in ledger.sessions() {
             let Some(lease) = self.sessions.get_mut(&session.id) else { continue };
+            let leads_since = if mutation::is(Mutation::NewLeaderDoesNotWait) { i64::MIN } else { leads_since };
             let silence_ms = now.boot_ms - lease.heard_boot_ms.max(leads_since);
             if silence_ms >= LEASE_OVER_MS {
                 lease.is_ending = true;
@@ -165,7 +167,7 @@ impl Leases {
         let (ended_at, lease, spec) = (session.ended_at?, self.sessions.get(&session.id)?, &run.job.spec);
         let kill_grace_ms = i64::from(spec.kill_grace_s) * 1000;
         // Whoever leads now, the session was over when its end was applied here.
-        let is_dead = now.boot_ms - lease.over_boot_ms? >= drifted(kill_grace_ms + KILL_MS_MAX);
+        let is_dead = now.boot_ms - lease.over_boot_ms? >= drifted(kill_grace_ms + KILL_MS_MAX) || mutation::is(Mutation::RetriesAtOnce);
         let silent_since = ended_at - SESSION_LEASE_MS;
         let is_given_up = now.wall.since(silent_since) >= i64::from(spec.lost_after_s) * 1000;
         let error = match spec.on_worker_lost {

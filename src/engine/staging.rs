@@ -3,7 +3,7 @@
 //! A stage without an acknowledgement proves nothing (PROTOCOL D1): it is repeated, to the same session only, which takes a repetition
 //! for what it is. So nothing here needs to survive a leader: the next one starts with every assigned run unsent.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::ledger::{Assignment, OpenRun};
 use crate::model::{Epoch, Reason, RunId, SessionId, UnixMs};
@@ -13,7 +13,7 @@ pub const STAGES_PER_BATCH_MAX: usize = 1_000;
 
 #[derive(Default)]
 pub struct Staging {
-    sessions: HashMap<SessionId, Told>,
+    sessions: BTreeMap<SessionId, Told>,
     runs: HashMap<RunId, (Assignment, UnixMs)>,
 }
 
@@ -24,7 +24,7 @@ struct Told {
     hands_back: bool,
     to_stage: BTreeSet<(UnixMs, RunId)>,
     to_revoke: BTreeSet<RunId>,
-    to_cancel: HashMap<RunId, Reason>,
+    to_cancel: BTreeMap<RunId, Reason>,
     revoked: BTreeSet<RunId>,
     cancelled: BTreeSet<RunId>,
 }

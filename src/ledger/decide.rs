@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::{Job, JobId, Reason, Revision, RunId, RunState, Trigger, UnixMs};
+use crate::mutation::{self, Mutation};
 
 use super::apply::Turn;
 use super::command::{Decide, Effect, Fate, Fire, Reply, Skip, WaitingFate};
@@ -10,7 +11,8 @@ use super::state::{Ledger, Owed, Waiting, WaitingKind, horizon_ms};
 
 impl Ledger {
     pub(super) fn decide(&mut self, turn: &mut Turn, decide: &Decide) -> Reply {
-        if decide.from != self.watermark || decide.feed != self.feed || decide.to < decide.from {
+        let is_compared = !mutation::is(Mutation::NoCompareAndSet);
+        if is_compared && decide.from != self.watermark || decide.feed != self.feed || decide.to < decide.from {
             return Reply::Refused;
         }
         for skip in &decide.skips {
@@ -28,7 +30,7 @@ impl Ledger {
             }
             self.forget_if_gone(*job);
         }
-        self.watermark = decide.to;
+        self.watermark = decide.to + if mutation::is(Mutation::WatermarkTooFar) && decide.to > decide.from { 1_000 } else { 0 };
         Reply::Done
     }
 
@@ -41,7 +43,7 @@ impl Ledger {
         self.prune(&job, at);
         let id = self.launch_id(fire.job, fire.scheduled_at, 1);
         match fire.fate {
-            Fate::Launch { session } if !self.is_blocked(&job) => {
+            Fate::Launch { session } if !self.is_blocked(&job) || mutation::is(Mutation::OverlapNotChecked) => {
                 self.open(turn, Ledger::first_attempt(id, &job, fire.trigger, fire.scheduled_at), session);
             }
             _ => self.wait(turn, Ledger::deferred(id, &job, fire.trigger, fire.scheduled_at)),
@@ -125,6 +127,11 @@ impl Ledger {
                 let open: Vec<RunId> = self.open_runs_of(waiting.job.id).map(|run| run.id).collect();
                 for run in open {
                     self.cancel(turn, at, run, Reason::Replaced);
+                }
+                if mutation::is(Mutation::ReplacesAtOnce) {
+                    self.stop_waiting(turn, waiting);
+                    let run = Ledger::first_attempt(waiting.id, &waiting.job, waiting.trigger, waiting.scheduled_at);
+                    self.open(turn, run, None);
                 }
             }
         }

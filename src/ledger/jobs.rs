@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::{Job, JobId, Reason, Revision, RunId, RunState, Trigger, UnixMs};
+use crate::mutation::{self, Mutation};
 
 use super::apply::Turn;
 use super::command::{Effect, Reply};
@@ -21,7 +22,7 @@ impl Ledger {
         let job = Arc::new(job);
         let owes_from = from.max(self.remembers_from(id));
         self.retire(turn, id, from, false);
-        if job.spec.is_enabled && owes_from < self.watermark {
+        if job.spec.is_enabled && owes_from < self.watermark && !mutation::is(Mutation::NoLateFloor) {
             self.owe(turn, &job, owes_from, self.watermark, false);
         }
         self.jobs.insert(id, packed);
@@ -86,6 +87,9 @@ impl Ledger {
     /// deleted job all, of a paused one retries too. Fires that still wait belong to nobody yet: they are taken back at once, and
     /// their instants decided anew.
     fn take_back(&mut self, turn: &mut Turn, id: JobId, from: UnixMs, heir: &Heir) {
+        if mutation::is(Mutation::NoTakingBack) {
+            return;
+        }
         let is_on = matches!(heir, Heir::Revision(job) if job.spec.is_enabled);
         let runs: Vec<RunId> = self
             .open_runs_of(id)

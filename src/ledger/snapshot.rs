@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{ClusterId, Epoch, Job, JobId, Reason, Revision, Run, RunId, SessionId, Trigger, UnixMs};
+use crate::mutation::{self, Mutation};
 
 use super::packed::PackedJob;
 use super::state::{Assignment, Heir, Ledger, OpenRun, Owed, Session, Waiting, WaitingKind};
@@ -85,8 +86,12 @@ impl Ledger {
         let current = self.jobs.values().map(|job| revisions.place_of(job.key(), || job.clone())).collect();
         let owed = self.owed.values().map(|owed| (revisions.place(&owed.job), owed.from, owed.to, owed.is_dropped)).collect();
         let open = self.open.values().map(|run| open_image(run, &mut revisions)).collect();
-        let waiting =
-            self.waiting.values().map(|fire| (fire.id, revisions.place(&fire.job), fire.trigger, fire.scheduled_at, fire.kind)).collect();
+        let waiting = self
+            .waiting
+            .values()
+            .filter(|_| !mutation::is(Mutation::SnapshotWithoutWaiting))
+            .map(|fire| (fire.id, revisions.place(&fire.job), fire.trigger, fire.scheduled_at, fire.kind))
+            .collect();
         let image = Image {
             cluster: self.cluster,
             applied: self.applied,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::model::{ClusterId, Epoch, Job, JobId, Reason, Revision, Run, RunId, RunState, SessionId, Trigger, UnixMs, WorkerId};
+use crate::mutation::{self, Mutation};
 
 use super::packed::PackedJob;
 
@@ -207,7 +208,7 @@ impl Ledger {
         run.assigned.is_some_and(|assigned| self.session(assigned.session).is_none())
     }
     /// What the store has to write, oldest first: (index, run).
-    pub fn unrecorded(&self) -> impl Iterator<Item = (u64, &Arc<Run>)> {
+    pub fn unrecorded(&self) -> impl DoubleEndedIterator<Item = (u64, &Arc<Run>)> {
         self.unrecorded.iter().map(|((index, _), run)| (*index, run))
     }
     pub fn unrecorded_len(&self) -> u64 {
@@ -220,6 +221,9 @@ impl Ledger {
 
     /// Whether this instant of a job has its fate.
     pub fn is_decided(&self, job: JobId, at: UnixMs) -> bool {
+        if mutation::is(Mutation::DecidesAgain) {
+            return false;
+        }
         self.decided.contains(&(job, at))
             || self.skipped.range((job, at)..=(job, UnixMs(i64::MAX))).next().is_some_and(|(_, first)| *first <= at)
     }

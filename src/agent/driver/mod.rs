@@ -351,7 +351,7 @@ impl Driver {
             return Ok(());
         }
         let runs = &self.parts.runs;
-        self.parts.journal.rotate(runs.session_record(), |run| runs.records_of(run))
+        self.parts.journal.rotate(&runs.head_records(), |run| runs.records_of(run))
     }
 
     fn perform(&mut self, action: Action) -> Result<()> {

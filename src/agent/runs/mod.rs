@@ -71,6 +71,8 @@ pub struct Runs {
     permit_end_us: i64,
     lease_end_us: i64,
     recorded_up_to: u64,
+    /// What the journal doesn't mention has not been started in this session or the last one (PROTOCOL E1).
+    journal_is_whole: bool,
     drain: Drain,
     /// Why stages are declined, if they are.
     trouble: Option<Arc<str>>,
@@ -167,6 +169,7 @@ impl Runs {
             permit_end_us: i64::MIN,
             lease_end_us: i64::MIN,
             recorded_up_to: 0,
+            journal_is_whole: true,
             drain: Drain::No,
             trouble: None,
             held: BTreeMap::new(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Action, Drain, Ended, Ending, Grave, Held, Launch, Now, Phase, Record, Runs, Waiting, accepted};
 use crate::model::limits::{MAX_OUTPUT_BYTES_MAX, NAME_CHARS_MAX};
 use crate::model::{Epoch, Outcome, Reason, RunId, RunState};
+use crate::mutation::{self, Mutation};
 use crate::rpc::wire::{Cancel, Order, Refusal, RevokeAck, RunRef, Stage, StageAck, StageResult, Task};
 
 /// Bytes of a job's name, at most: four for each character.
@@ -20,14 +21,14 @@ impl Runs {
             Some(ours) if ours != order.cluster => return Err(Refusal::OtherCluster { ours, theirs: order.cluster }),
             _ => {}
         }
-        if order.term < self.term {
+        if order.term < self.term && !mutation::is(Mutation::TermNotChecked) {
             return Err(Refusal::OldTerm { seen: self.term, given: order.term });
         }
         if self.session.is_none() && self.previous.is_none_or(|previous| previous < order.session) {
             // The leader has applied the session, and its answer is still on the way here.
             return Err(Refusal::Busy { what: "the session is not open here yet".into() });
         }
-        if self.session != Some(order.session) {
+        if self.session != Some(order.session) && !mutation::is(Mutation::SessionNotChecked) {
             return Err(Refusal::OtherSession { ours: self.session, given: order.session });
         }
         if order.term == self.term && connection < self.connection {
@@ -147,6 +148,9 @@ impl Runs {
 
     /// Leaves a tombstone: this epoch did not start and will not.
     pub(super) fn bury(&mut self, now: Now, run: RunId, epoch: Epoch) {
+        if mutation::is(Mutation::NoTombstone) {
+            return;
+        }
         self.tombstones.insert(now.boot_us, run, epoch, Grave::Revoked);
         self.journal(Record::Revoked { run, epoch });
     }
@@ -214,6 +218,9 @@ fn start_at_us(now: Now, stage: &Stage) -> i64 {
     let by_wall = now.boot_us + to_us(stage.start_at.since(now.wall())) - now.wall_us.rem_euclid(1000);
     let by_duration = now.boot_us + to_us(stage.in_ms);
     let skew_us = to_us(stage.max_skew_ms.max(0));
+    if mutation::is(Mutation::StartsByWall) {
+        return by_wall;
+    }
     let (earliest, latest) = (by_duration - skew_us, by_duration + skew_us);
     let is_believed = by_wall >= earliest - ORDER_DELAY_US_MAX && by_wall <= latest;
     if is_believed { by_wall.max(earliest) } else { by_duration }

@@ -7,6 +7,7 @@ use super::{
     Token,
 };
 use crate::model::{Outcome, Reason, RunId, RunState, UnixMs};
+use crate::mutation::{self, Mutation};
 
 impl Runs {
     /// Does what is due: the end of the lease, of a drain, of waits and time-outs; then starts what may start.
@@ -232,7 +233,7 @@ impl Runs {
             return;
         }
         // Of a run without output, nothing is kept for the store: the leader has all there is.
-        let index = if ended.is_without_output() { 0 } else { index };
+        let index = if ended.is_without_output() || mutation::is(Mutation::SpoolDeletedEarly) { 0 } else { index };
         *closed_at = Some(index);
         self.unreported -= 1;
         self.closed.insert((index, run));

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::{Action, Ended, Ending, Held, Now, Phase, Record, Runs};
+use crate::model::limits::SESSION_LEASE_MS;
 use crate::model::{ClusterId, Epoch, RunId, SessionId};
+use crate::mutation::{self, Mutation};
 use crate::rpc::wire::RunRef;
 
 /// What an `OpenSession` says of earlier lives and of what lives on.
@@ -14,6 +16,7 @@ pub struct Claims {
     pub not_started: Vec<RunRef>,
     pub adopted: Vec<RunRef>,
     pub to_report: Vec<RunRef>,
+    pub journal_is_whole: bool,
 }
 
 impl Runs {
@@ -38,6 +41,7 @@ impl Runs {
         let mut claims = Claims {
             cluster: self.cluster,
             previous: self.previous,
+            journal_is_whole: self.journal_is_whole,
             not_started: self.tombstones.revoked().map(|(run, epoch)| RunRef { run, epoch }).collect(),
             ..Claims::default()
         };
@@ -57,6 +61,7 @@ impl Runs {
     pub fn opened(&mut self, cluster: ClusterId, session: SessionId, term: u64) {
         self.cluster = Some(cluster);
         self.session = Some(session);
+        self.journal_is_whole = true;
         self.see_term(term);
         self.tombstones.forget_revoked();
         self.journal(Record::Session { cluster, session });
@@ -75,6 +80,8 @@ impl Runs {
             return;
         }
         self.see_term(term);
+        let late_us = if mutation::is(Mutation::LeaseFromReceipt) { now.boot_us + SESSION_LEASE_MS * 1_000 - lease_end_us } else { 0 };
+        let (permit_end_us, lease_end_us) = (permit_end_us + late_us, lease_end_us + late_us);
         self.permit_end_us = self.permit_end_us.max(permit_end_us.min(lease_end_us));
         self.lease_end_us = self.lease_end_us.max(lease_end_us);
         self.actions.push(Action::SetLease { permit_end_us: self.permit_end_us, lease_end_us: self.lease_end_us });
@@ -101,8 +108,16 @@ impl Runs {
         }
     }
 
-    /// What each journal file begins with: the session that is open, or the last one that was.
-    pub fn session_record(&self) -> Option<Record> {
-        Some(Record::Session { cluster: self.cluster?, session: self.session.or(self.previous)? })
+    /// Records of earlier lives may be missing, and with them runs that were started.
+    pub fn restore_not_whole(&mut self) {
+        self.journal_is_whole = false;
+        self.journal(Record::NotWhole);
+    }
+
+    /// What each journal file begins with: the session that is open, or the last one that was; and whether records may be missing.
+    pub fn head_records(&self) -> Vec<Record> {
+        let session = self.session.or(self.previous);
+        let session = self.cluster.zip(session).map(|(cluster, session)| Record::Session { cluster, session });
+        session.into_iter().chain((!self.journal_is_whole).then_some(Record::NotWhole)).collect()
     }
 }

@@ -74,6 +74,7 @@ fn transcript(runs: &mut Runs) -> String {
             Record::Revoked { run, epoch } => format!("journal revoked {}/{epoch}", n(run)),
             Record::Acknowledged { run, closed_at } => format!("journal acknowledged {} at {closed_at}", n(run)),
             Record::RecordedUpTo { index } => format!("journal recorded {index}"),
+            Record::NotWhole => "journal not-whole".to_owned(),
         },
         Action::Spawn { token, launch, .. } => format!("spawn {} as #{token}", n(&launch.run)),
         Action::Stop { token, grace_ms, why } => format!("stop #{token} grace {grace_ms} {why:?}"),
@@ -347,8 +348,14 @@ fn a_lapsed_lease_drops_what_has_not_started_first_and_the_next_session_adopts_w
     assert_eq!(transcript(&mut runs), "journal revoked 3/4\nsession over");
     let claims = runs.claims();
     let of = |n, epoch| vec![RunRef { run: run(n), epoch }];
-    let expected =
-        Claims { cluster: Some(CLUSTER), previous: Some(SESSION), not_started: of(3, 4), adopted: of(1, 1), to_report: of(2, 1) };
+    let expected = Claims {
+        cluster: Some(CLUSTER),
+        previous: Some(SESSION),
+        not_started: of(3, 4),
+        adopted: of(1, 1),
+        to_report: of(2, 1),
+        journal_is_whole: true,
+    };
     assert_eq!(claims, expected);
     runs.granted(at(16 * SECOND), SESSION, 3, 20 * SECOND, 30 * SECOND, 0);
     assert_eq!(transcript(&mut runs), "", "a grant for the session that is over");
@@ -432,7 +439,7 @@ fn the_journal_can_rebuild_each_phase() {
             Record::Ended(_) => "ended",
             Record::Acknowledged { .. } => "acknowledged",
             Record::Revoked { .. } => "revoked",
-            Record::Session { .. } | Record::NotStarted { .. } | Record::RecordedUpTo { .. } => "other",
+            Record::Session { .. } | Record::NotStarted { .. } | Record::RecordedUpTo { .. } | Record::NotWhole => "other",
         };
         runs.records_of(run(n)).into_iter().map(name).collect()
     };

@@ -132,6 +132,9 @@ pub enum Record {
     Acknowledged { run: RunId, closed_at: u64 },
     /// The store has every run that was closed at or below this ledger index.
     RecordedUpTo { index: u64 },
+    /// The machine was started anew, and records from before that may be missing (PROTOCOL E1): so it is until the next session, however
+    /// often the process is started until then.
+    NotWhole,
 }
 
 /// What the table asks of its driver, in this order: all journal records first, written, then the others.

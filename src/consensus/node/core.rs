@@ -18,6 +18,7 @@ use crate::consensus::raft_log;
 use crate::consensus::status::Status;
 use crate::consensus::storage::{self, Disk, Identity, Image, Mark, Recovered, Store};
 use crate::model::NodeId;
+use crate::mutation::{self, Mutation};
 
 /// What the context of a normal entry says about its data. An empty entry without one is what raft itself writes on winning an election.
 pub(super) const TAG_COMMAND: &[u8] = b"c";
@@ -201,7 +202,7 @@ impl<S: StateMachine, D: Disk> Core<S, D> {
             return Ok(());
         }
         let known = self.membership.records().get(&message.from).and_then(|record| record.store);
-        if known.is_some_and(|store| store != frame.store) {
+        if known.is_some_and(|store| store != frame.store) && !mutation::is(Mutation::WipedVoterVotes) {
             if self.refused.insert(message.from) {
                 fx.send(message.from, frame::encode_refused(&identity, message.from), false);
             }

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock;
 use crate::engine::api::EngineError;
 use crate::ledger::Command;
+use crate::model::UnixMs;
 use crate::shutdown::Shutdown;
 use crate::store::{Change, ChangeKind, StoreError};
 
@@ -31,6 +31,7 @@ pub async fn run(inner: Arc<Inner>, shutdown: Shutdown) {
     while !shutdown.is_requested() {
         if !inner.is_licensed() {
             tokio::select! {
+                biased;
                 () = until_licensed(&inner) => {}
                 () = watch_store(&inner) => {}
                 () = shutdown.requested() => {}
@@ -51,6 +52,7 @@ pub async fn run(inner: Arc<Inner>, shutdown: Shutdown) {
             }
         };
         tokio::select! {
+            biased;
             _ = signal.changed(), if wait == POLL => {}
             () = tokio::time::sleep(wait) => {}
             () = shutdown.requested() => {}
@@ -92,13 +94,13 @@ async fn bring(inner: &Inner, import_up_to: &mut Option<u64>) -> anyhow::Result<
     }
     let changes = note(inner, inner.store.changes(position, CHANGES_MAX).await)?;
     if changes.is_empty() {
-        let old = clock::wall_now() - TOMBSTONES_KEPT_MS;
+        let old = inner.clock.wall() - TOMBSTONES_KEPT_MS;
         note(inner, inner.store.prune_tombstones(position, old).await)?;
         return Ok(false);
     }
     let is_more = changes.len() == CHANGES_MAX as usize;
     let imported = import_up_to.unwrap_or(0);
-    let mut commands: Vec<Command> = changes.into_iter().map(|change| command(change, imported)).collect();
+    let mut commands: Vec<Command> = changes.into_iter().map(|change| command(change, imported, inner.clock.wall())).collect();
     // What doesn't fit into one entry is fetched again.
     let fitting = fitting(&commands);
     let is_more = is_more || fitting < commands.len();
@@ -107,11 +109,11 @@ async fn bring(inner: &Inner, import_up_to: &mut Option<u64>) -> anyhow::Result<
     Ok(is_more)
 }
 
-fn command(change: Change, imported: u64) -> Command {
+fn command(change: Change, imported: u64, now: UnixMs) -> Command {
     match change.kind {
         ChangeKind::Put(mut job) => {
             if change.seq <= imported {
-                job.effective_from = job.effective_from.max(clock::wall_now());
+                job.effective_from = job.effective_from.max(now);
             }
             Command::PutJob(job)
         }

@@ -109,6 +109,6 @@ impl EngineHandle {
     }
 
     pub fn pulse(&self) -> Pulse {
-        Pulse { now: crate::clock::wall_now(), applied: self.inner.shared.status().applied }
+        Pulse { now: self.inner.clock.wall(), applied: self.inner.shared.status().applied }
     }
 }

@@ -6,10 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::consensus::{Handle, MemberRole};
 use crate::engine::api::{ClusterInfo, Engine, EngineError, LiveOutput, MemberInfo, Readiness, Triggered};
-use crate::engine::clock::Reading;
 use crate::ledger::{Command, Ledger, Reply};
 use crate::model::{ClusterId, Job, JobId, NodeId, Reason, Run, RunId, RunState, UnixMs, WorkerInfo};
 use crate::rpc::peer::MembersWish;
@@ -20,6 +19,7 @@ use super::members::Members;
 use super::outputs::Outputs;
 use super::peers::{Peers, Pulses};
 use super::queue::Proposer;
+use super::run_loop::reading;
 use super::soft::Soft;
 
 /// How long a request waits for a job that the store has and the ledger does not yet.
@@ -37,6 +37,7 @@ pub struct Inner {
     pub members: Members,
     pub peers: Arc<dyn Peers>,
     pub pulses: Pulses,
+    pub clock: Clock,
 }
 
 impl Inner {
@@ -66,7 +67,7 @@ impl EngineHandle {
 
     /// Another controller's clock seemed to be ahead of this one by `offset_ms`; asking took `rtt_ms` (PROTOCOL H2).
     pub fn sample_clock(&self, node: NodeId, offset_ms: i64, rtt_ms: i64) {
-        self.inner.soft.sample_clock(node, offset_ms, rtt_ms, clock::boottime_ms() as i64);
+        self.inner.soft.sample_clock(node, offset_ms, rtt_ms, self.inner.clock.boot_ms());
     }
 
     fn overlay(&self, ledger: &Ledger, run: Run) -> Run {
@@ -74,7 +75,7 @@ impl EngineHandle {
             return run;
         }
         let session = ledger.open_run(run.id).and_then(|open| open.assigned).map(|assigned| assigned.session);
-        self.inner.soft.overlay(run, session, clock::boottime_ms() as i64)
+        self.inner.soft.overlay(run, session, self.inner.clock.boot_ms())
     }
 
     fn all_live<'a>(&'a self, ledger: &'a Ledger, job: Option<JobId>) -> Box<dyn Iterator<Item = Run> + 'a> {
@@ -116,7 +117,7 @@ impl EngineHandle {
 #[async_trait]
 impl Engine for EngineHandle {
     fn now(&self) -> Result<UnixMs, EngineError> {
-        let reading = Reading { wall: clock::wall_now(), boot_ms: clock::boottime_ms() as i64 };
+        let reading = reading(&self.inner.clock);
         match self.inner.soft.troubles().clock {
             None if self.inner.soft.has_clock_jumped(reading) => Err(EngineError::Unavailable("the wall clock was set just now".into())),
             None => Ok(reading.wall),
@@ -158,7 +159,7 @@ impl Engine for EngineHandle {
 
     async fn cancel(&self, run: RunId) -> Result<Run, EngineError> {
         if self.inner.shared.ledger().run(run).is_some_and(|run| !run.state.is_final()) {
-            let command = Command::Cancel { at: clock::wall_now(), run, reason: Reason::Requested };
+            let command = Command::Cancel { at: self.inner.clock.wall(), run, reason: Reason::Requested };
             self.inner.propose(vec![command]).await?;
         }
         self.by_key(run).await?.ok_or(EngineError::NoSuchRun)
@@ -184,7 +185,7 @@ impl Engine for EngineHandle {
 
     fn live_last_run(&self, job: JobId) -> Option<Run> {
         let ledger = self.inner.shared.ledger();
-        let now = clock::wall_now();
+        let now = self.inner.clock.wall();
         let is_coming = |run: &Run| matches!(run.state, RunState::Queued | RunState::Staged) && run.scheduled_at > now;
         let launched = self.all_live(&ledger, Some(job)).filter(|run| run.state != RunState::Skipped && !is_coming(run));
         launched.max_by_key(|run| (run.scheduled_at, run.id)).map(|run| self.overlay(&ledger, run))
@@ -207,12 +208,12 @@ impl Engine for EngineHandle {
     }
 
     fn workers(&self) -> Vec<WorkerInfo> {
-        self.inner.soft.workers(&self.inner.shared.ledger(), clock::boottime_ms() as i64)
+        self.inner.soft.workers(&self.inner.shared.ledger(), self.inner.clock.boot_ms())
     }
 
     fn cluster(&self) -> ClusterInfo {
         let status = self.inner.shared.status();
-        let now_boot_ms = clock::boottime_ms() as i64;
+        let now_boot_ms = self.inner.clock.boot_ms();
         let member = |member: &crate::consensus::Member| MemberInfo {
             id: member.id,
             address: member.address.clone(),
@@ -255,7 +256,7 @@ impl Engine for EngineHandle {
         Readiness {
             leader: status.leader.is_none().then(|| "no leader is known".to_owned()),
             store: troubles.store.or(troubles.feed),
-            worker: self.inner.soft.worker_trouble(&self.inner.shared.ledger(), clock::boottime_ms() as i64),
+            worker: self.inner.soft.worker_trouble(&self.inner.shared.ledger(), self.inner.clock.boot_ms()),
             clock: troubles.clock,
             deciding: troubles.is_full.then(|| "too many runs wait to be recorded".to_owned()),
         }

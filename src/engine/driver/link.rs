@@ -5,16 +5,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::clock;
-use crate::engine::clock::Reading;
+use crate::clock::Clock;
 use crate::engine::staging::Orders;
-use crate::ledger::{Ledger, OpenRun, Session};
-use crate::model::{ClusterId, OnWorkerLost, RunId, SessionId};
+use crate::ledger::Session;
+use crate::model::ClusterId;
 use crate::rpc::codec::transport;
 use crate::rpc::link::Dial;
-use crate::rpc::wire::{
-    Cancel, Order, RevokeAck, RunRef, STAGE_BATCH_BYTES_MAX, STAGE_BATCH_RUNS_MAX, Stage, StageAck, Task, WorkerClient,
-};
+use crate::rpc::wire::{Order, Refusal, WorkerClient};
+
+use super::delivery::{Answer, Batch, Call, Delivery, LinkEvent};
 
 /// A call that takes longer has failed, and its connection with it.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,79 +23,39 @@ const BACKOFF_MS_MAX: u64 = 500;
 /// The driver's end.
 pub struct Link {
     batches: mpsc::Sender<Batch>,
-    /// No batch is on its way.
-    pub is_idle: bool,
 }
 
-/// What a batch came to.
-#[derive(Default)]
-pub struct LinkEvent {
-    pub session: SessionId,
-    pub staged: Vec<StageAck>,
-    pub revoked: Vec<RevokeAck>,
-    /// What was not acknowledged.
-    pub failed: Orders,
-}
-
-struct Batch {
-    term: u64,
-    /// The clocks as they were judged to be good.
-    reading: Reading,
-    stages: Vec<Stage>,
-    orders: Orders,
+/// What every link of a driver needs to know.
+#[derive(Clone)]
+pub struct LinkConfig {
+    pub cluster: ClusterId,
+    pub skew_ms: i64,
+    pub workers: Arc<dyn Dial>,
+    pub events: mpsc::Sender<LinkEvent>,
+    pub clock: Clock,
 }
 
 impl Link {
     /// Ends when dropped.
-    pub fn start(session: Arc<Session>, cluster: ClusterId, skew_ms: i64, workers: Arc<dyn Dial>, events: mpsc::Sender<LinkEvent>) -> Link {
+    pub fn start(session: Arc<Session>, config: LinkConfig) -> Link {
         let (batches, inbox) = mpsc::channel(1);
-        let carrier = Carrier { session, cluster, skew_ms, workers, client: None, backoff_ms: BACKOFF_MS_MIN };
-        tokio::spawn(carrier.run(inbox, events));
-        Link { batches, is_idle: true }
+        let carrier = Carrier { session, config, client: None, backoff_ms: BACKOFF_MS_MIN };
+        tokio::spawn(carrier.run(inbox));
+        Link { batches }
     }
 
-    /// Hands over a batch; gives the orders back if the link can't take one now.
-    pub fn send(&mut self, term: u64, reading: Reading, orders: Orders, ledger: &Ledger) -> Result<(), Orders> {
-        let stages = orders.stage.iter().filter_map(|id| ledger.open_run(*id)).map(|run| stage(run)).collect();
-        // The channel has room for one. It is full if the event of an earlier link to this session was taken for this one's.
-        self.is_idle = false;
-        self.batches.try_send(Batch { term, reading, stages, orders }).map_err(|error| match error {
+    /// Hands over a batch; gives the orders back if the link can't take one now: the channel has room for one. It is full if the event of
+    /// an earlier link to this session was taken for this one's.
+    pub fn send(&self, batch: Batch) -> Result<(), Orders> {
+        self.batches.try_send(batch).map_err(|error| match error {
             mpsc::error::TrySendError::Full(batch) | mpsc::error::TrySendError::Closed(batch) => batch.orders,
         })
     }
 }
 
-/// What a worker needs to know of a run. `in_ms` is entered when it is sent.
-fn stage(run: &OpenRun) -> Stage {
-    let spec = &run.job.spec;
-    Stage {
-        run: run.id,
-        epoch: run.epoch,
-        job: run.job.id,
-        job_name: spec.name.to_string(),
-        attempt: run.attempt,
-        scheduled_at: run.scheduled_at,
-        start_at: run.start_at,
-        in_ms: 0,
-        max_skew_ms: 0,
-        not_after_in_ms: None,
-        task: Task {
-            command: spec.command.to_string(),
-            env: spec.env.clone(),
-            working_dir: spec.working_dir.as_ref().map(|dir| dir.to_string()),
-            timeout_ms: spec.timeout_s.map(|s| u64::from(s) * 1000),
-            kill_grace_ms: u64::from(spec.kill_grace_s) * 1000,
-            max_output_bytes: u64::from(spec.max_output_bytes),
-            ends_with_lease: spec.on_worker_lost == OnWorkerLost::Retry,
-        },
-    }
-}
-
 struct Carrier {
     session: Arc<Session>,
-    cluster: ClusterId,
-    skew_ms: i64,
-    workers: Arc<dyn Dial>,
+    config: LinkConfig,
     client: Option<WorkerClient>,
     backoff_ms: u64,
 }
@@ -105,11 +64,11 @@ struct Carrier {
 struct Failed;
 
 impl Carrier {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Batch>, events: mpsc::Sender<LinkEvent>) {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Batch>) {
         while let Some(batch) = inbox.recv().await {
             let event = self.carry(batch).await;
             let has_failed = !event.failed.is_empty();
-            if events.send(event).await.is_err() {
+            if self.config.events.send(event).await.is_err() {
                 return;
             }
             if has_failed {
@@ -123,65 +82,42 @@ impl Carrier {
     }
 
     async fn carry(&mut self, batch: Batch) -> LinkEvent {
-        let Batch { term, reading, stages, orders } = batch;
-        let mut event = LinkEvent { session: self.session.id, ..LinkEvent::default() };
-        let mut rest = stages.into_iter().peekable();
-        while rest.peek().is_some() {
-            let chunk = next_chunk(&mut rest);
-            let ids: Vec<RunId> = chunk.iter().map(|stage| stage.run).collect();
-            match self.stage(term, reading, chunk).await {
-                Ok(acks) => {
-                    failpoint!("after-stage");
-                    event.staged.extend(acks);
-                }
-                Err(Failed) => {
-                    let unsent = rest.map(|stage| stage.run);
-                    event.failed = Orders { stage: ids.into_iter().chain(unsent).collect(), ..orders };
-                    return event;
-                }
+        let mut delivery = Delivery::new(self.session.id, batch.stages, batch.orders);
+        while !delivery.is_done() {
+            // First the connection: how long a run has to wait is said as of when it is sent.
+            let client = self.client().await;
+            // The wall may have been set since it was judged, and the worker believes this more than its own (PROTOCOL C6).
+            let now = batch.reading.wall + (self.config.clock.boot_ms() - batch.reading.boot_ms);
+            let Some(call) = delivery.next(now, self.config.skew_ms) else { break };
+            let answer = match client {
+                Ok(client) => self.call(client, batch.term, call).await.unwrap_or(Answer::Failed),
+                Err(Failed) => Answer::Failed,
+            };
+            delivery.answered(answer);
+        }
+        delivery.finish()
+    }
+
+    async fn call(&self, client: WorkerClient, term: u64, call: Call) -> Result<Answer, Failed> {
+        Ok(match call {
+            Call::Stage(stages) => {
+                let acks = self.done("stage", client.stage(context(), self.order(term, stages)).await)?;
+                failpoint!("after-stage");
+                Answer::Staged(acks)
             }
-        }
-        let revoke: Vec<RunRef> = orders.revoke.iter().map(|(run, epoch)| RunRef { run: *run, epoch: *epoch }).collect();
-        if !revoke.is_empty() {
-            match self.revoke(term, revoke).await {
-                Ok(acks) => event.revoked = acks,
-                Err(Failed) => event.failed.revoke = orders.revoke,
+            Call::Revoke(runs) => Answer::Revoked(self.done("revoke", client.revoke(context(), self.order(term, runs)).await)?),
+            Call::Cancel(runs) => {
+                self.done("cancel", client.cancel(context(), self.order(term, runs)).await)?;
+                Answer::Cancelled
             }
-        }
-        let cancel: Vec<Cancel> =
-            orders.cancel.iter().map(|(run, epoch, reason)| Cancel { run: *run, epoch: *epoch, reason: *reason }).collect();
-        if !cancel.is_empty() && self.cancel(term, cancel).await.is_err() {
-            event.failed.cancel = orders.cancel;
-        }
-        event
+        })
     }
 
     fn order<T>(&self, term: u64, body: T) -> Order<T> {
-        Order { cluster: self.cluster, term, session: self.session.id, body }
+        Order { cluster: self.config.cluster, term, session: self.session.id, body }
     }
 
-    async fn stage(&mut self, term: u64, reading: Reading, mut stages: Vec<Stage>) -> Result<Vec<StageAck>, Failed> {
-        let client = self.client().await?;
-        // The wall may have been set since it was judged, and the worker believes this more than its own (PROTOCOL C6).
-        let now = reading.wall + (clock::boottime_ms() as i64 - reading.boot_ms);
-        for stage in &mut stages {
-            stage.in_ms = stage.start_at.since(now);
-            stage.max_skew_ms = self.skew_ms;
-        }
-        self.done("stage", client.stage(context(), self.order(term, stages)).await)
-    }
-
-    async fn revoke(&mut self, term: u64, runs: Vec<RunRef>) -> Result<Vec<RevokeAck>, Failed> {
-        let client = self.client().await?;
-        self.done("revoke", client.revoke(context(), self.order(term, runs)).await)
-    }
-
-    async fn cancel(&mut self, term: u64, runs: Vec<Cancel>) -> Result<(), Failed> {
-        let client = self.client().await?;
-        self.done("cancel", client.cancel(context(), self.order(term, runs)).await)
-    }
-
-    fn done<T>(&self, what: &str, result: Result<Result<T, crate::rpc::wire::Refusal>, tarpc::client::RpcError>) -> Result<T, Failed> {
+    fn done<T>(&self, what: &str, result: Result<Result<T, Refusal>, tarpc::client::RpcError>) -> Result<T, Failed> {
         let worker = &self.session.worker;
         match result {
             Ok(Ok(answer)) => Ok(answer),
@@ -200,7 +136,7 @@ impl Carrier {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
-        let client = connect(&*self.workers, &self.session.address).await.map_err(|error| {
+        let client = connect(&*self.config.workers, &self.session.address).await.map_err(|error| {
             log::debug!("worker {} at {} can't be reached: {error}", self.session.worker, self.session.address);
             Failed
         })?;
@@ -218,18 +154,4 @@ pub fn context() -> tarpc::context::Context {
     let mut context = tarpc::context::current();
     context.deadline = Instant::now() + CALL_TIMEOUT;
     context
-}
-
-/// As many stages as fit into one call.
-fn next_chunk(stages: &mut std::iter::Peekable<impl Iterator<Item = Stage>>) -> Vec<Stage> {
-    let mut chunk = Vec::new();
-    let mut bytes = 0;
-    while let Some(stage) = stages.peek() {
-        bytes += 500 + stage.task.command.len() + stage.task.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        if !chunk.is_empty() && (bytes > STAGE_BATCH_BYTES_MAX || chunk.len() >= STAGE_BATCH_RUNS_MAX) {
-            break;
-        }
-        chunk.extend(stages.next());
-    }
-    chunk
 }

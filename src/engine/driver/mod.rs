@@ -6,6 +6,7 @@
 //!
 //! Only a licensed leader proposes (PROTOCOL B1), and orders go out only for what is committed and applied in its own term.
 
+mod delivery;
 mod feed;
 mod forward;
 mod handle;
@@ -19,8 +20,13 @@ mod recorder;
 mod run_loop;
 mod service;
 mod soft;
+mod turns;
 
+pub use delivery::{Answer, Batch, Call, Delivery, LinkEvent};
 pub use handle::EngineHandle;
-pub use machine::{Machine, Shared};
+pub use machine::{Machine, Shared, Update};
+pub use outputs::Spools;
 pub use peers::{NobodyElse, Peers};
-pub use run_loop::{EngineConfig, start};
+pub use queue::Request;
+pub use run_loop::{EngineConfig, Parts, Surroundings, assemble, reading, start};
+pub use turns::{Todo, Turns};

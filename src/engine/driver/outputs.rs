@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
+
 use crate::engine::api::{EngineError, LiveOutput};
 use crate::ledger::Session;
 use crate::model::{ClusterId, RunId, SessionId};
@@ -18,16 +20,15 @@ use super::soft::Soft;
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct Outputs {
-    workers: Arc<dyn Dial>,
+    spools: Arc<dyn Spools>,
     shared: Arc<Shared>,
     soft: Arc<Soft>,
     cluster: ClusterId,
-    clients: Mutex<HashMap<SessionId, WorkerClient>>,
 }
 
 impl Outputs {
-    pub fn new(workers: Arc<dyn Dial>, shared: Arc<Shared>, soft: Arc<Soft>, cluster: ClusterId) -> Outputs {
-        Outputs { workers, shared, soft, cluster, clients: Mutex::default() }
+    pub fn new(spools: Arc<dyn Spools>, shared: Arc<Shared>, soft: Arc<Soft>, cluster: ClusterId) -> Outputs {
+        Outputs { spools, shared, soft, cluster }
     }
 
     /// A page of the output of a run that is live; none if it is not.
@@ -71,16 +72,43 @@ impl Outputs {
     }
 
     async fn read(&self, session: &Session, run: RunId, from: u64, bytes_max: u32, wait: Duration) -> Result<LiveOutput, Refusal> {
+        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        let request = ReadOutput { cluster: self.cluster, run, from, bytes_max, wait_ms };
+        let OutputPage { parts, next, is_complete } = self.spools.read(session, request, wait + READ_TIMEOUT).await?;
+        Ok(LiveOutput { parts, next, is_complete })
+    }
+}
+
+/// The way to what workers hold.
+#[async_trait]
+pub trait Spools: Send + Sync + 'static {
+    async fn read(&self, session: &Session, request: ReadOutput, patience: Duration) -> Result<OutputPage, Refusal>;
+}
+
+/// Connections to the workers that have been asked, kept for the next question.
+pub struct Connections {
+    workers: Arc<dyn Dial>,
+    shared: Arc<Shared>,
+    clients: Mutex<HashMap<SessionId, WorkerClient>>,
+}
+
+impl Connections {
+    pub fn new(workers: Arc<dyn Dial>, shared: Arc<Shared>) -> Connections {
+        Connections { workers, shared, clients: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl Spools for Connections {
+    async fn read(&self, session: &Session, request: ReadOutput, patience: Duration) -> Result<OutputPage, Refusal> {
         let away = |error: &dyn std::fmt::Display| Refusal::Failed(format!("worker {} can't be asked: {error}", session.worker));
         let known = self.clients.lock().unwrap_or_else(PoisonError::into_inner).get(&session.id).cloned();
         let client = match known {
             Some(client) => client,
             None => connect(&*self.workers, &session.address).await.map_err(|error| away(&error))?,
         };
-        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
-        let request = ReadOutput { cluster: self.cluster, run, from, bytes_max, wait_ms };
         let mut context = tarpc::context::current();
-        context.deadline = Instant::now() + wait + READ_TIMEOUT;
+        context.deadline = Instant::now() + patience;
         let answer = client.read_output(context, request).await;
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
@@ -88,7 +116,7 @@ impl Outputs {
                 let ledger = self.shared.ledger();
                 clients.retain(|id, _| ledger.session(*id).is_some());
                 clients.insert(session.id, client);
-                answer.map(|OutputPage { parts, next, is_complete }| LiveOutput { parts, next, is_complete })
+                answer
             }
             Err(error) => {
                 clients.remove(&session.id);

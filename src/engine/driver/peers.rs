@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::clock;
 use crate::model::NodeId;
 use crate::rpc::peer::{MembersWish, Proposed, Pulse};
 use crate::rpc::wire::Refusal;
@@ -84,6 +83,7 @@ pub async fn run(inner: Arc<Inner>, shutdown: Shutdown) {
         let asked = others.into_iter().map(|id| ask(&inner, id));
         futures::future::join_all(asked).await;
         tokio::select! {
+            biased;
             () = tokio::time::sleep(PULSE_EVERY) => {}
             () = shutdown.requested() => {}
         }
@@ -92,9 +92,9 @@ pub async fn run(inner: Arc<Inner>, shutdown: Shutdown) {
 
 /// What it says of its clock is as of half-way (PROTOCOL H2).
 async fn ask(inner: &Inner, of: NodeId) {
-    let (sent_ms, sent_at) = (clock::boottime_ms() as i64, clock::wall_now());
+    let (sent_ms, sent_at) = (inner.clock.boot_ms(), inner.clock.wall());
     let Ok(Ok(pulse)) = tokio::time::timeout(PULSE_TIMEOUT, inner.peers.pulse(of)).await else { return };
-    let now_boot_ms = clock::boottime_ms() as i64;
+    let now_boot_ms = inner.clock.boot_ms();
     inner.pulses.lock().insert(of, Heard { at_boot_ms: now_boot_ms, applied: pulse.applied });
     let rtt_ms = now_boot_ms - sent_ms;
     inner.soft.sample_clock(of, pulse.now.since(sent_at).saturating_sub(rtt_ms / 2), rtt_ms, now_boot_ms);

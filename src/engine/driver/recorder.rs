@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::clock;
 use crate::ledger::{Command, Ledger};
 use crate::model::{Run, RunId};
+use crate::mutation::{self, Mutation};
 use crate::rpc::wire::OUTPUT_PAGE_BYTES_MAX;
 use crate::shutdown::Shutdown;
 use crate::store::{OutputRecord, RecordBatch, Retention, RunRecord};
@@ -61,6 +61,7 @@ pub async fn run(inner: Arc<Inner>, config: EngineConfig, shutdown: Shutdown) {
             }
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(wait) => {}
             () = shutdown.requested() => {}
         }
@@ -83,10 +84,11 @@ async fn record(inner: &Inner, ledger: &Ledger) -> anyhow::Result<usize> {
             break last - 1;
         }
     };
+    let up_to = up_to + u64::from(mutation::is(Mutation::RecordedBeyond));
     let rows = ids.len();
     failpoint!("before-recorded");
     let applied = inner.proposer.propose(vec![Command::Recorded { up_to }]).await.map_err(|error| anyhow::anyhow!(error))?;
-    debug_assert!(applied.index > up_to);
+    debug_assert!(applied.index > up_to || mutation::is(Mutation::RecordedBeyond));
     failpoint!("after-recorded");
     let ledger = inner.shared.ledger();
     inner.soft.forget(ids.into_iter().filter(|id| ledger.closed_at(*id).is_none() && ledger.open_run(*id).is_none()));
@@ -169,7 +171,7 @@ async fn fetch_output(inner: &Inner, run: RunId) -> Result<Vec<OutputRecord>, St
 }
 
 async fn cut_history(inner: &Inner, config: &EngineConfig) -> anyhow::Result<()> {
-    let older_than = clock::wall_now() - i64::from(config.history_days) * 86_400_000;
+    let older_than = inner.clock.wall() - i64::from(config.history_days) * 86_400_000;
     let retention = Retention { older_than: Some(older_than), runs_max: Some(config.history_runs), batch_max: RETENTION_RUNS_MAX };
     let mut removed = 0;
     loop {

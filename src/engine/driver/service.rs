@@ -1,14 +1,14 @@
 //! What workers say to this controller.
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel};
 
-use crate::clock;
 use crate::engine::api::{Engine, EngineError};
 use crate::engine::leases::LEASE_OVER_MS;
 use crate::ledger::{Closing, Command, Reply};
 use crate::model::{RunState, SessionId, UnixMs, limits};
+use crate::mutation::{self, Mutation};
 use crate::rpc::codec::serving;
 use crate::rpc::link::Io;
 use crate::rpc::wire::{
@@ -61,7 +61,7 @@ impl EngineHandle {
         Refusal::NotLeader { leader, address: member.map(|member| member.address) }
     }
 
-    async fn open_session(&self, request: OpenSession) -> Result<SessionOpened, Refusal> {
+    pub async fn open_session(&self, request: OpenSession) -> Result<SessionOpened, Refusal> {
         if request.protocol_version != PROTOCOL_VERSION {
             let theirs = request.protocol_version;
             return Err(Refusal::Failed(format!("this controller speaks version {PROTOCOL_VERSION} of the protocol, not {theirs}")));
@@ -97,7 +97,7 @@ impl EngineHandle {
             cluster: self.inner.cluster,
             worker: request.worker.clone(),
             session: *session,
-            now: clock::wall_now(),
+            now: self.inner.clock.wall(),
             slots: request.slots,
             running: 0,
             waiting: 0,
@@ -115,7 +115,7 @@ impl EngineHandle {
         let rivals = ledger.sessions().filter(|session| session.worker == request.worker && session.data_dir != request.data_dir);
         // The loop ends a session whose lease is surely out; until that is committed it may have one.
         let Some(rival) = rivals.min_by_key(|session| session.id) else { return Ok(()) };
-        let silence_ms = self.inner.soft.silence_ms(rival.id, clock::boottime_ms() as i64).unwrap_or(0);
+        let silence_ms = self.inner.soft.silence_ms(rival.id, self.inner.clock.boot_ms()).unwrap_or(0);
         let what = format!(
             "another worker named {} (data directory {}) may still run; it has been silent for {} s of {} s",
             request.worker,
@@ -126,7 +126,7 @@ impl EngineHandle {
         Err(Refusal::Busy { what })
     }
 
-    async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<Grant, Refusal> {
+    pub async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<Grant, Refusal> {
         self.check_cluster(heartbeat.cluster)?;
         if self.inner.shared.ledger().session(heartbeat.session).is_none() {
             if !self.inner.is_licensed() {
@@ -142,43 +142,50 @@ impl EngineHandle {
     async fn grant(&self, session: SessionId, heartbeat: Heartbeat) -> Result<Grant, Refusal> {
         let is_over = || Refusal::OtherSession { ours: None, given: session };
         let is_draining = heartbeat.is_draining;
-        if !self.inner.soft.seen(session, clock::wall_now(), clock::boottime_ms() as i64, heartbeat) {
+        if !self.inner.soft.seen(session, self.inner.clock.wall(), self.inner.clock.boot_ms(), heartbeat) {
             // Only a leader ends sessions, and it ends this one.
             return Err(if self.inner.is_licensed() { is_over() } else { self.not_leader() });
         }
         if is_draining {
             self.inner.shared.wake(); // what it holds is wanted elsewhere, soon
         }
+        if mutation::is(Mutation::GrantsWithoutQuorum) {
+            return Ok(self.grant_of(self.inner.shared.status().term));
+        }
         let confirmed = self.inner.consensus.confirm_leader().await.map_err(|_| self.not_leader())?;
         let Some(term) = confirmed.leader_term.filter(|_| self.inner.is_licensed()) else { return Err(self.not_leader()) };
         if self.inner.shared.ledger().session(session).is_none() {
             return Err(is_over()); // it was ended meanwhile
         }
-        Ok(Grant {
+        Ok(self.grant_of(term))
+    }
+
+    fn grant_of(&self, term: u64) -> Grant {
+        Grant {
             term,
-            now: clock::wall_now(),
+            now: self.inner.clock.wall(),
             permit_ms: limits::START_PERMIT_MS as u64,
             lease_ms: limits::SESSION_LEASE_MS as u64,
             recorded_up_to: self.inner.recorded_up_to(),
-        })
+        }
     }
 
     /// Ends a session at its worker's word: nothing of it runs, its ends are in the ledger, and it starts nothing more. So all that is
     /// still assigned to it has not started (PROTOCOL D1).
-    async fn close_session(&self, request: CloseSession) -> Result<(), Refusal> {
+    pub async fn close_session(&self, request: CloseSession) -> Result<(), Refusal> {
         self.check_cluster(request.cluster)?;
         if !self.inner.is_licensed() {
             return Err(self.not_leader());
         }
         let ledger = self.inner.shared.ledger();
         let Some(session) = ledger.session(request.session).filter(|session| session.worker == request.worker) else { return Ok(()) };
-        let command = Command::EndSession { at: clock::wall_now(), session: session.id, unstarted_after: UnixMs::MIN };
+        let command = Command::EndSession { at: self.inner.clock.wall(), session: session.id, unstarted_after: UnixMs::MIN };
         self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
         log::info!("worker {} has left (session {})", request.worker, request.session);
         Ok(())
     }
 
-    async fn report(&self, report: Report) -> Result<ReportAck, Refusal> {
+    pub async fn report(&self, report: Report) -> Result<ReportAck, Refusal> {
         self.check_cluster(report.cluster)?;
         let is_licensed = self.inner.is_licensed();
         if !is_licensed && report.runs.iter().any(|run| matches!(run.event, RunEvent::Ended { .. })) {
@@ -210,8 +217,12 @@ impl EngineHandle {
             return Ok(ReportAck { term: self.inner.shared.status().term, closed_at: Vec::new() });
         }
         let ends = closing.clone();
-        let command = Command::Close { at: clock::wall_now(), runs: closing };
+        let command = Command::Close { at: self.inner.clock.wall(), runs: closing };
         failpoint!("before-close");
+        if mutation::is(Mutation::AcknowledgesProposals) {
+            drop(self.inner.proposer.propose(vec![command]).now_or_never());
+            return Ok(ReportAck { term: self.inner.shared.status().term, closed_at: vec![Some(0); ends.len()] });
+        }
         let applied = self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
         failpoint!("after-close");
         let Some(Reply::Closed(closed_at)) = applied.replies.into_iter().next() else {
@@ -238,7 +249,7 @@ impl EngineHandle {
             return Ok(Some(0));
         };
         run.close(&end.outcome);
-        let command = Command::Correct { at: clock::wall_now(), run: Box::new(run) };
+        let command = Command::Correct { at: self.inner.clock.wall(), run: Box::new(run) };
         let applied = self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
         Ok(Some(applied.index))
     }

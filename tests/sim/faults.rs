@@ -1,0 +1,416 @@
+//! What goes wrong: one thing at a time, two at once, and a few combinations that the rules of the protocol are there for.
+
+use chrono_flow::model::NodeId;
+use chrono_flow::rpc::peer::MembersWish;
+
+use crate::disk::Loss;
+use crate::network::{FAIR, Place, Weather};
+use crate::sim::Sim;
+
+/// Something that is to be mended.
+pub enum Mend {
+    Unblock(Place, Place),
+    Weather,
+    Store,
+    CutOff(NodeId),
+    Disk(NodeId),
+    Clock(Place),
+    Spool(usize),
+    /// Another one is to lead.
+    Leader(NodeId),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    BadWeather,
+    Delays,
+    IsolatesController,
+    CutsOneWay,
+    CutsWorkerFromLeader,
+    IsolatesWorker,
+    CrashesController,
+    CutsPowerAtAWrite,
+    PausesController,
+    KillsWorker,
+    KillsWorkerAtARecord,
+    PowersOffWorker,
+    PausesWorker,
+    ControllersClock,
+    WorkersClock,
+    StopsStore,
+    CutsFromStore,
+    FillsDisk,
+    LeaderSleeps,
+    FillsSpool,
+    SlowsStore,
+    PausesMachine,
+    WorkerSleepsAtItsBeat,
+    HearsOnlyTheOldLeader,
+}
+
+use Trouble::*;
+
+/// Each as often as it is here.
+const TROUBLES: [Trouble; 28] = [
+    BadWeather,
+    Delays,
+    IsolatesController,
+    IsolatesController,
+    CutsOneWay,
+    CutsWorkerFromLeader,
+    CutsWorkerFromLeader,
+    IsolatesWorker,
+    IsolatesWorker,
+    CrashesController,
+    CrashesController,
+    CutsPowerAtAWrite,
+    PausesController,
+    KillsWorker,
+    KillsWorkerAtARecord,
+    KillsWorkerAtARecord,
+    PowersOffWorker,
+    PausesWorker,
+    ControllersClock,
+    WorkersClock,
+    StopsStore,
+    CutsFromStore,
+    FillsDisk,
+    LeaderSleeps,
+    FillsSpool,
+    SlowsStore,
+    WorkerSleepsAtItsBeat,
+    HearsOnlyTheOldLeader,
+];
+/// A machine that stands still as a whole excuses what its guardian can't do: not in every history.
+const PAUSES_MACHINES_EVERY: u64 = 3;
+
+impl Sim {
+    pub fn some_node(&mut self) -> NodeId {
+        let ids: Vec<NodeId> = self.controllers.keys().copied().collect();
+        // Leaders are worth more.
+        let leader = self.leader().filter(|_| self.random.chance(40));
+        leader.unwrap_or_else(|| self.random.pick(&ids))
+    }
+
+    fn some_worker(&mut self) -> usize {
+        self.random.below(self.workers.len() as u64) as usize
+    }
+
+    fn later(&mut self, ms_max: u64) -> u64 {
+        self.now_ms + 200 + self.random.below(ms_max)
+    }
+
+    pub fn trouble(&mut self) {
+        self.troubles_at_ms = self.now_ms + 300 + self.random.below(6_000);
+        self.one_trouble();
+        if self.random.chance(30) {
+            self.one_trouble();
+        }
+    }
+
+    fn one_trouble(&mut self) {
+        let any = if self.seed.is_multiple_of(PAUSES_MACHINES_EVERY) && self.random.chance(5) {
+            PausesMachine
+        } else {
+            self.random.pick(&TROUBLES)
+        };
+        let trouble = self.focus.filter(|_| self.random.chance(50)).unwrap_or(any);
+        self.trace("trouble", trouble as u64, 0);
+        match trouble {
+            BadWeather => self.weather(Weather { drop_percent: 20, duplicate_percent: 10, delay_ms_max: 60 }),
+            Delays => self.weather(Weather { drop_percent: 2, duplicate_percent: 30, delay_ms_max: 250 }),
+            IsolatesController => self.isolate_controller(),
+            CutsOneWay => self.cut_one_way(),
+            CutsWorkerFromLeader => self.cut_worker_from_leader(),
+            IsolatesWorker => self.isolate_worker(),
+            CrashesController => self.crash_controller(),
+            CutsPowerAtAWrite => self.cut_power_at_a_write(),
+            PausesController => self.pause_controller(),
+            KillsWorker => self.kill_worker(),
+            KillsWorkerAtARecord => {
+                let index = self.some_worker();
+                self.workers[index].dies_after_records = Some(self.random.below(12));
+            }
+            PowersOffWorker => self.power_off_worker(),
+            PausesWorker => self.pause_worker(),
+            ControllersClock => self.clock_trouble(),
+            WorkersClock => self.worker_clock_trouble(),
+            StopsStore => self.store_outage(),
+            CutsFromStore => self.cut_from_store(),
+            FillsDisk => self.fill_disk(),
+            LeaderSleeps => self.leader_sleeps_over_its_lease(),
+            FillsSpool => self.fill_spool(),
+            SlowsStore => self.store_is_slow(),
+            PausesMachine => self.pause_machine(),
+            WorkerSleepsAtItsBeat => self.worker_sleeps_at_its_beat(),
+            HearsOnlyTheOldLeader => self.hears_only_the_old_leader(),
+        }
+    }
+
+    fn weather(&mut self, weather: Weather) {
+        self.network.weather = weather;
+        let at = self.later(8_000);
+        self.mend_at(at, Mend::Weather);
+    }
+
+    pub fn cut(&mut self, from: Place, to: Place, until_ms: u64) {
+        self.network.block(from, to);
+        self.mend_at(until_ms, Mend::Unblock(from, to));
+    }
+
+    fn isolate_controller(&mut self) {
+        let id = self.some_node();
+        let (me, until_ms, is_one_way) = (Place::Controller(id), self.later(12_000), self.random.chance(30));
+        let others: Vec<Place> = self.controllers.keys().filter(|other| **other != id).map(|other| Place::Controller(*other)).collect();
+        for other in others {
+            self.cut(me, other, until_ms);
+            if !is_one_way {
+                self.cut(other, me, until_ms);
+            }
+        }
+    }
+
+    fn cut_one_way(&mut self) {
+        let (from, to, until_ms) = (self.some_node(), self.some_node(), self.later(12_000));
+        self.cut(Place::Controller(from), Place::Controller(to), until_ms);
+    }
+
+    fn cut_worker_from_leader(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let (worker, until_ms) = (Place::Worker(self.some_worker()), self.later(25_000));
+        let way = self.random.below(3);
+        if way != 0 {
+            self.cut(Place::Controller(leader), worker, until_ms);
+        }
+        if way != 1 {
+            self.cut(worker, Place::Controller(leader), until_ms);
+        }
+    }
+
+    fn isolate_worker(&mut self) {
+        let (worker, until_ms) = (Place::Worker(self.some_worker()), self.later(40_000));
+        let is_deaf = self.random.chance(60);
+        for id in self.controllers.keys().copied().collect::<Vec<_>>() {
+            self.cut(worker, Place::Controller(id), until_ms);
+            if is_deaf {
+                self.cut(Place::Controller(id), worker, until_ms);
+            }
+        }
+    }
+
+    fn loss(&mut self) -> Loss {
+        if self.random.chance(50) { Loss::Everything } else { Loss::Some }
+    }
+
+    fn crash_controller(&mut self) {
+        let id = self.some_node();
+        let loss = self.loss();
+        let restarts_at_ms = self.later(10_000);
+        self.crash(id, loss, restarts_at_ms);
+    }
+
+    /// At a sync, before it has an effect.
+    fn cut_power_at_a_write(&mut self) {
+        let id = self.some_node();
+        let syncs = self.random.below(12);
+        self.controllers[&id].disk.cut_after(syncs);
+    }
+
+    fn pause_controller(&mut self) {
+        let id = self.some_node();
+        let until_ms = self.later(20_000);
+        self.controllers.get_mut(&id).expect("a known node").paused_until_ms = until_ms;
+    }
+
+    fn kill_worker(&mut self) {
+        let index = self.some_worker();
+        let at_ms = self.later(12_000);
+        self.workers[index].die();
+        self.worker_is_down(index, at_ms);
+    }
+
+    fn power_off_worker(&mut self) {
+        let index = self.some_worker();
+        let at_ms = self.later(25_000);
+        self.workers[index].power_off();
+        self.worker_is_down(index, at_ms);
+    }
+
+    /// SIGSTOP of the agent; its guardian goes on.
+    fn pause_worker(&mut self) {
+        let index = self.some_worker();
+        self.workers[index].agent_paused_until_ms = self.later(30_000);
+    }
+
+    fn pause_machine(&mut self) {
+        let index = self.some_worker();
+        self.workers[index].machine_paused_until_ms = self.later(25_000);
+        self.workers[index].was_machine_paused = true;
+    }
+
+    /// One controller's clock at a time: with two of three wrong, the majority is.
+    fn clock_trouble(&mut self) {
+        if self.mends.values().flatten().any(|mend| matches!(mend, Mend::Clock(Place::Controller(_)))) {
+            return;
+        }
+        let id = self.some_node();
+        let jump_ms = self.random.pick(&[-3_600_000, -60_000, -3_000, -800, 300, 800, 3_000, 30_000, 3_600_000]);
+        let drift_ppm = self.random.pick(&[-20_000, -2_000, 2_000, 20_000]);
+        let now_ms = self.now_ms;
+        let clock = &mut self.controllers.get_mut(&id).expect("a known node").clock;
+        if self.random.chance(60) {
+            clock.jump(jump_ms)
+        } else {
+            clock.set_drift(now_ms, drift_ppm)
+        }
+        self.had_clock_trouble = true;
+        let at = self.later(20_000);
+        self.mend_at(at, Mend::Clock(Place::Controller(id)));
+    }
+
+    fn worker_clock_trouble(&mut self) {
+        let index = self.some_worker();
+        let jump_ms = self.random.pick(&[-3_600_000, -3_000, 300, 3_000, 3_600_000]);
+        self.workers[index].clock.jump(jump_ms);
+        let at = self.later(20_000);
+        self.mend_at(at, Mend::Clock(Place::Worker(index)));
+    }
+
+    fn store_outage(&mut self) {
+        let mut store = self.store.lock().unwrap();
+        if self.random.chance(60) {
+            store.is_down = true
+        } else {
+            store.fail_percent = 40
+        }
+        drop(store);
+        let at = self.later(25_000);
+        self.mend_at(at, Mend::Store);
+    }
+
+    fn store_is_slow(&mut self) {
+        self.store.lock().unwrap().latency_ms_max = 1_500;
+        let at = self.later(15_000);
+        self.mend_at(at, Mend::Store);
+    }
+
+    fn cut_from_store(&mut self) {
+        let id = self.some_node();
+        self.store.lock().unwrap().cut_off.insert(id);
+        let at = self.later(30_000);
+        self.mend_at(at, Mend::CutOff(id));
+    }
+
+    /// ENOSPC: the node stops, and comes back when there is room.
+    fn fill_disk(&mut self) {
+        let id = self.some_node();
+        self.controllers[&id].disk.set_broken(Some(28));
+        let at = self.later(8_000);
+        self.mend_at(at, Mend::Disk(id));
+    }
+
+    fn fill_spool(&mut self) {
+        let index = self.some_worker();
+        self.workers[index].is_spool_full = true;
+        let at = self.later(8_000);
+        self.mend_at(at, Mend::Spool(index));
+    }
+
+    /// The leader is stopped, and a worker hears of no other: when it goes on, whatever it says counts no more (PROTOCOL C3).
+    pub fn leader_sleeps_over_its_lease(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let index = self.some_worker();
+        let asleep_ms = 9_000 + self.random.below(6_000);
+        let until_ms = self.now_ms + asleep_ms + 10_000 + self.random.below(10_000);
+        self.controllers.get_mut(&leader).expect("a known node").paused_until_ms = self.now_ms + asleep_ms;
+        for id in self.controllers.keys().copied().filter(|id| *id != leader).collect::<Vec<_>>() {
+            self.cut(Place::Worker(index), Place::Controller(id), until_ms);
+            self.cut(Place::Controller(id), Place::Worker(index), until_ms);
+        }
+    }
+
+    /// A worker is stopped between a heartbeat and its answer, and then cut off: what it reads when it goes on is old (PROTOCOL C3).
+    fn worker_sleeps_at_its_beat(&mut self) {
+        let index = self.some_worker();
+        self.workers[index].sleeps_at_next_beat_ms = Some(9_000 + self.random.below(5_000));
+    }
+
+    /// The worker has gone to sleep: from soon on it is cut off.
+    pub fn cut_sleeping_worker(&mut self, index: usize) {
+        let until_ms = self.now_ms + 30_000 + self.random.below(10_000);
+        for id in self.controllers.keys().copied().collect::<Vec<_>>() {
+            self.cut(Place::Worker(index), Place::Controller(id), until_ms);
+        }
+    }
+
+    /// A worker is heard by the leader alone, and then another one leads, which has not heard of it for long (PROTOCOL C4).
+    fn hears_only_the_old_leader(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let (index, until_ms) = (self.some_worker(), self.now_ms + 25_000 + self.random.below(10_000));
+        for id in self.controllers.keys().copied().filter(|id| *id != leader).collect::<Vec<_>>() {
+            self.cut(Place::Worker(index), Place::Controller(id), until_ms);
+            self.cut(Place::Controller(id), Place::Worker(index), until_ms);
+        }
+        let at_ms = self.now_ms + 17_000 + self.random.below(3_000);
+        self.mend_at(at_ms, Mend::Leader(leader));
+    }
+
+    // ---- mending
+
+    pub fn mend_at(&mut self, at_ms: u64, mend: Mend) {
+        self.mends.entry(at_ms).or_default().push(mend);
+    }
+
+    pub fn mend_due(&mut self) {
+        while let Some(entry) = self.mends.first_entry().filter(|entry| *entry.key() <= self.now_ms) {
+            for mend in entry.remove() {
+                self.mend(mend);
+            }
+        }
+    }
+
+    fn mend(&mut self, mend: Mend) {
+        let now_ms = self.now_ms;
+        match mend {
+            Mend::Unblock(from, to) => self.network.unblock(now_ms, from, to),
+            Mend::Weather => self.network.weather = FAIR,
+            Mend::Store => {
+                let cut_off = std::mem::take(&mut self.store.lock().unwrap().cut_off);
+                self.store.lock().unwrap().heal();
+                self.store.lock().unwrap().cut_off = cut_off;
+            }
+            Mend::CutOff(id) => drop(self.store.lock().unwrap().cut_off.remove(&id)),
+            Mend::Disk(id) => self.controllers[&id].disk.set_broken(None),
+            Mend::Clock(Place::Controller(id)) => self.controllers.get_mut(&id).expect("a known node").clock.set_right(now_ms),
+            Mend::Clock(Place::Worker(index)) => self.workers[index].clock.set_right(now_ms),
+            Mend::Leader(id) => self.wish(id, MembersWish::Transfer { to: None }),
+            Mend::Spool(index) => self.workers[index].is_spool_full = false,
+        }
+    }
+
+    /// Everything is well again from now on.
+    pub fn heal(&mut self) {
+        for mend in std::mem::take(&mut self.mends).into_values().flatten() {
+            self.mend(mend);
+        }
+        let now_ms = self.now_ms;
+        for (from, to) in self.network.blocked_ways() {
+            self.network.unblock(now_ms, from, to);
+        }
+        self.store.lock().unwrap().heal();
+        for controller in self.controllers.values_mut() {
+            controller.paused_until_ms = now_ms;
+            controller.disk.no_cut();
+            controller.disk.set_broken(None);
+            controller.restarts_at_ms = controller.restarts_at_ms.map(|_| now_ms);
+        }
+        for worker in &mut self.workers {
+            worker.agent_paused_until_ms = now_ms;
+            worker.machine_paused_until_ms = now_ms;
+            worker.dies_after_records = None;
+            if worker.agent.is_none() {
+                worker.restarts_at_ms = Some(now_ms);
+            }
+        }
+    }
+}
