@@ -258,6 +258,7 @@ fn a_worker_that_is_asked_to_stop_drains() {
     cluster.worker("worker-1").start();
     cluster.wait_ready();
     cancel(&cluster, &slow_runs.into_iter().filter(|(_, place)| place == "worker-2").collect::<Vec<_>>());
+    wait_until_ms(ended_ms + 6_000);
     let verdict = work.finish_beside(&cluster, &[&quick, &slow]);
     verdict.check_undisturbed(&work);
     // What it had been given and did not start went to the other one at once, not when it came back.

@@ -21,6 +21,7 @@ impl Clock {
             return None;
         };
         clock.set(0);
+        sweep();
         let yes = || PathBuf::from("1");
         node.env = vec![
             ("LD_PRELOAD", library),
@@ -39,6 +40,24 @@ impl Clock {
         let next = self.path.with_extension("next");
         std::fs::write(&next, format!("{ahead_s:+}\n")).expect("a file");
         std::fs::rename(next, &self.path).expect("a file");
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        sweep();
+    }
+}
+
+/// libfaketime shares memory under its process's number, and leaves it behind when that is killed; a later process of the same number would
+/// stumble over it.
+fn sweep() {
+    for file in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+        let name = file.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix("faketime_shm_").or_else(|| name.strip_prefix("sem.faketime_sem_"));
+        if pid.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists()) {
+            let _ = std::fs::remove_file(file.path());
+        }
     }
 }
 

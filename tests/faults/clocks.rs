@@ -10,6 +10,8 @@ use crate::work::Work;
 
 const QUIET_MS: i64 = 2_500;
 const HOUR_S: i64 = 3_600;
+/// A session is over 15.45 s after its last heartbeat, and they come every second.
+const BEFORE_LAPSE_MS: i64 = 14_400;
 
 fn rest(ms: i64) {
     wait_until_ms(now_ms() + ms);
@@ -115,4 +117,36 @@ fn a_worker_whose_clock_is_set_gets_no_work_and_starts_what_it_has_in_time() {
     verdict.check_undisturbed(&work);
     let places = |from_ms: i64| verdict.lines.iter().filter(move |line| line.at_ms > from_ms).map(|line| line.place.as_str());
     assert!(places(now_ms() - QUIET_MS - 10_000).any(|place| place == "worker-1"), "it has work again");
+}
+
+#[test]
+fn what_a_silence_proves_is_not_judged_by_a_clock_that_was_set() {
+    let Some((clocks, mut cluster)) = start() else { return };
+    let api = cluster.api();
+    let mut work = Work::default();
+    for number in 1..=3 {
+        work.add(&cluster, &format!("tick-{number}"), 1, "w end", json!({}));
+    }
+    let long = api.create_manual("long", &cluster.witness.command("sleep 25; w end"));
+    let runs: Vec<String> =
+        (0..6).map(|key| api.run_now(&long, Some(&key.to_string()))["id"].as_str().expect("an id").to_owned()).collect();
+    for run in &runs {
+        cluster.witness.wait_word(run, "start");
+    }
+    let froze_ms = now_ms();
+    cluster.worker("worker-1").freeze();
+    // Its lease is about to be over when the leader's clock says that nothing of what it was given was due yet.
+    wait_until_ms(froze_ms + BEFORE_LAPSE_MS);
+    let bad = cluster.wait_leader();
+    clocks[bad as usize - 1].set(-HOUR_S);
+    cluster.wait_leader_but(Some(bad));
+    clocks[bad as usize - 1].set(0);
+    cluster.worker("worker-1").thaw();
+    for run in &runs {
+        assert_eq!(api.wait_ended(run).state, "succeeded");
+    }
+    wait_clock(&cluster, bad, true);
+    cluster.wait_ready();
+    // None of them was started a second time.
+    work.finish_beside(&cluster, &[&long]).check_undisturbed(&work);
 }

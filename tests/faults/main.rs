@@ -1,6 +1,6 @@
-//! What machines do to a cluster, done to real processes: networks that part, clocks that jump, disks that fill or flip a bit, deaths at the
-//! worst moment, and commands that know no measure. The harness is that of `tests/cluster`, and so is the judge: after each fault every fire
-//! is accounted for.
+//! What machines do to a cluster, done to real processes: networks that part, clocks that jump, disks that fill or flip a bit, deaths at
+//! the worst moment, and commands that know no measure. The harness is that of `tests/cluster`, and so is the judge: after each fault every
+//! fire is accounted for.
 //!
 //! - `network` gives each node a network namespace of its own; `clock` gives one a wall clock of its own; `disk` a small disk.
 //! - They need root, and what they are made with: `ip` and `iptables`, libfaketime. Where those are missing, a test says SKIPPED, and why.
