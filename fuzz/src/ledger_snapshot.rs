@@ -22,7 +22,7 @@ pub fn run(bytes: &[u8]) {
 
 fn ends(ledger: &Ledger, state: RunState) -> Vec<Command> {
     let outcome = Outcome::unstarted(state, None, AT);
-    let closing = |epoch: u32, run| Closing { run, epoch, outcome: outcome.clone() };
+    let closing = |epoch: u64, run| Closing { run, epoch, outcome: outcome.clone() };
     let runs: Vec<Closing> = ledger.open_runs().map(|run| closing(run.epoch, run.id)).collect();
     let again: Vec<Closing> = ledger.unrecorded().map(|(_, run)| closing(1, run.id)).collect();
     vec![Command::Close { at: AT, runs }, Command::Close { at: AT, runs: again }]

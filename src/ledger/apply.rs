@@ -62,15 +62,17 @@ impl Ledger {
     /// Opens a run, for `session` if it still stands, else for nobody.
     pub(super) fn open(&mut self, turn: &mut Turn, mut run: OpenRun, session: Option<SessionId>) {
         run.assigned = None;
-        self.assign_to(&mut run, session);
+        self.assign_to(turn, &mut run, session);
         turn.touch(Effect::Run(run.id));
         self.open_of_job.insert((run.job.id, run.id));
         self.open.insert(run.id, Arc::new(run));
     }
 
-    pub(super) fn assign_to(&self, run: &mut OpenRun, session: Option<SessionId>) {
+    /// The epoch is the index of the entry: one run id can be opened anew after it was taken back, and what was said of it before must
+    /// not be taken for a word about it now.
+    fn assign_to(&self, turn: &Turn, run: &mut OpenRun, session: Option<SessionId>) {
         if let Some(session) = session.filter(|session| self.session(*session).is_some()) {
-            run.epoch = run.epoch.saturating_add(1);
+            run.epoch = turn.index.max(run.epoch.saturating_add(1));
             run.assigned = Some(Assignment { session, epoch: run.epoch });
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{JobId, OnWorkerLost, Outcome, Reason, Run, RunId, RunState, SessionId, Trigger, UnixMs, limits};
+use crate::model::{Epoch, JobId, OnWorkerLost, Outcome, Reason, Run, RunId, RunState, SessionId, Trigger, UnixMs, limits};
 use crate::mutation::{self, Mutation};
 
 use super::apply::Turn;
@@ -146,7 +146,7 @@ impl Ledger {
         self.open(turn, next, None);
     }
 
-    pub(super) fn unstarted(&mut self, turn: &mut Turn, at: UnixMs, runs: &[(RunId, u32, Then)]) -> Reply {
+    pub(super) fn unstarted(&mut self, turn: &mut Turn, at: UnixMs, runs: &[(RunId, Epoch, Then)]) -> Reply {
         for (id, epoch, then) in runs {
             let Some(run) = self.open.get(id).cloned() else { continue };
             if run.epoch == *epoch {

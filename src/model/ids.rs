@@ -16,8 +16,8 @@ pub struct JobId(pub i64);
 pub type Revision = u64;
 /// A controller's number within its cluster, from 1.
 pub type NodeId = u64;
-/// Counts the assignments of one run, from 1: an order that names a lower epoch than the last one is stale (PROTOCOL C2).
-pub type Epoch = u32;
+/// Orders the assignments of one run: the ledger index of each. An order that names a lower one than the last is stale (PROTOCOL C2).
+pub type Epoch = u64;
 
 /// A worker's name (`--node-id`).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]

@@ -97,7 +97,7 @@ impl World {
         self.worker.stage(context(), self.order(stages)).await.unwrap().unwrap()
     }
 
-    pub async fn revoke(&self, run: RunId, epoch: u32) -> RevokeAck {
+    pub async fn revoke(&self, run: RunId, epoch: u64) -> RevokeAck {
         self.worker.revoke(context(), self.order(vec![RunRef { run, epoch }])).await.unwrap().unwrap().remove(0)
     }
 
