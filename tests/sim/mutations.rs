@@ -1,4 +1,4 @@
-//! Each deliberate bug is caught within so many histories. A history whose fault is named meets that one at every other trouble.
+//! Each deliberate bug is caught within so many histories. A history whose fault is named meets that one at every fourth trouble.
 
 #![cfg(debug_assertions)]
 
@@ -70,17 +70,17 @@ caught! {
     b7_overlap_not_checked OverlapNotChecked within 6;
     b8_replaces_at_once ReplacesAtOnce within 6;
     b10_no_bound NoBound within 12 with StopsStore;
-    c1_session_not_checked SessionNotChecked within 20 with IsolatesWorker;
+    c1_session_not_checked SessionNotChecked within 24 with IsolatesWorker;
     c2_term_not_checked TermNotChecked within 12 with CutsWorkerFromLeader;
     c3_grants_without_quorum GrantsWithoutQuorum within 30 with LeaderSleeps;
     c3_lease_from_receipt LeaseFromReceipt within 20 with WorkerSleepsAtItsBeat;
     c4_new_leader_does_not_wait NewLeaderDoesNotWait within 20 with HearsOnlyTheOldLeader;
-    c5_runs_outlive_lease RunsOutliveLease within 16 with WorkerSleepsAtItsBeat;
+    c5_runs_outlive_lease RunsOutliveLease within 16 with IsolatesWorker;
     c6_starts_by_wall StartsByWall within 20 with WorkersClock;
     d1_silence_is_proof SilenceIsProof within 12 with CutsWorkerFromLeader;
-    d2_retries_at_once RetriesAtOnce within 16 with WorkerSleepsAtItsBeat;
-    e1_no_tombstone NoTombstone within 12 with CutsWorkerFromLeader;
-    e1_forgets_lost_records ForgetsLostRecords within 16 with PowersOffWorker;
+    d2_retries_at_once RetriesAtOnce within 16 with IsolatesWorker;
+    e1_no_tombstone NoTombstone within 30 with CutsWorkerFromLeader;
+    e1_forgets_lost_records ForgetsLostRecords within 24 with PowersOffWorker;
     e2_starting_is_unstarted StartingIsUnstarted within 12 with KillsWorker;
     e4_spool_deleted_early SpoolDeletedEarly within 6 with StopsStore;
     e5_acknowledges_proposals AcknowledgesProposals within 12 with CrashesController;

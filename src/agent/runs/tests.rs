@@ -437,7 +437,7 @@ fn the_journal_can_rebuild_each_phase() {
             Record::Ended(_) => "ended",
             Record::Acknowledged { .. } => "acknowledged",
             Record::Revoked { .. } => "revoked",
-            Record::Session { .. } | Record::NotStarted { .. } | Record::RecordedUpTo { .. } => "other",
+            Record::Session { .. } | Record::NotStarted { .. } | Record::RecordedUpTo { .. } | Record::NotWhole => "other",
         };
         runs.records_of(run(n)).into_iter().map(name).collect()
     };
