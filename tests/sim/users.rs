@@ -110,7 +110,7 @@ impl Sim {
         if self.users.jobs_made == 1 {
             // Something that is alive all the time, and may not be alive twice.
             (spec.schedule, spec.command, spec.overlap) = ("*/7 * * * * *".into(), "40000 0 0".into(), Overlap::Allow);
-            (spec.on_worker_lost, spec.kill_grace_s, spec.is_enabled, spec.timeout_s) = (OnWorkerLost::Retry, 1, true, None);
+            (spec.on_worker_lost, spec.kill_grace_s, spec.is_enabled, spec.timeout_s) = (OnWorkerLost::Retry, 5, true, None);
             spec.worker_selector.clear();
         }
         let job = self.store.lock().unwrap().create(spec, now);
