@@ -1,5 +1,5 @@
-//! Deliberate bugs, one for each rule that can be taken out by itself: they show that the simulation would notice. A test switches one on for
-//! its own thread; neither an environment nor a flag can, and a release build has none.
+//! Deliberate bugs, one for each rule that can be taken out by itself: they show that the simulation would notice. A test switches one on
+//! for its own thread; neither an environment nor a flag can, and a release build has none.
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Mutation {

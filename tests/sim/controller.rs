@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::clocks::NodeClock;
 use crate::disk::MemoryDisk;
 use crate::links::Links;
-use crate::network::{Ask, Message, Packet, PeerAsk, PeerTold, Place, Told};
+use crate::network::{Ask, Message, Packet, PeerAsk, PeerTold, Told};
 use crate::outside::Outside;
 use crate::random::Random;
 use crate::store::Client;

@@ -16,6 +16,8 @@ pub enum Mend {
     Disk(NodeId),
     Clock(Place),
     Spool(usize),
+    /// The process is started again.
+    Restart(usize),
     /// Another one is to lead.
     Leader(NodeId),
 }
@@ -46,12 +48,13 @@ pub enum Trouble {
     PausesMachine,
     WorkerSleepsAtItsBeat,
     HearsOnlyTheOldLeader,
+    RebootsTwice,
 }
 
 use Trouble::*;
 
 /// Each as often as it is here.
-const TROUBLES: [Trouble; 28] = [
+const TROUBLES: [Trouble; 29] = [
     BadWeather,
     Delays,
     IsolatesController,
@@ -80,6 +83,7 @@ const TROUBLES: [Trouble; 28] = [
     SlowsStore,
     WorkerSleepsAtItsBeat,
     HearsOnlyTheOldLeader,
+    RebootsTwice,
 ];
 /// A machine that stands still as a whole excuses what its guardian can't do: not in every history.
 const PAUSES_MACHINES_EVERY: u64 = 3;
@@ -114,7 +118,7 @@ impl Sim {
         } else {
             self.random.pick(&TROUBLES)
         };
-        let trouble = self.focus.filter(|_| self.random.chance(50)).unwrap_or(any);
+        let trouble = self.focus.filter(|_| self.random.chance(25)).unwrap_or(any);
         self.trace("trouble", trouble as u64, 0);
         match trouble {
             BadWeather => self.weather(Weather { drop_percent: 20, duplicate_percent: 10, delay_ms_max: 60 }),
@@ -144,6 +148,7 @@ impl Sim {
             PausesMachine => self.pause_machine(),
             WorkerSleepsAtItsBeat => self.worker_sleeps_at_its_beat(),
             HearsOnlyTheOldLeader => self.hears_only_the_old_leader(),
+            RebootsTwice => self.reboots_twice(),
         }
     }
 
@@ -188,7 +193,8 @@ impl Sim {
     }
 
     fn isolate_worker(&mut self) {
-        let (worker, until_ms) = (Place::Worker(self.some_worker()), self.later(40_000));
+        let over_its_lease_ms = self.random.pick(&[0, 25_000]);
+        let (worker, until_ms) = (Place::Worker(self.some_worker()), self.later(20_000) + over_its_lease_ms);
         let is_deaf = self.random.chance(60);
         for id in self.controllers.keys().copied().collect::<Vec<_>>() {
             self.cut(worker, Place::Controller(id), until_ms);
@@ -355,6 +361,18 @@ impl Sim {
         self.mend_at(at_ms, Mend::Leader(leader));
     }
 
+    /// A worker's machine is started anew, and its process once more before it has a session: what the journal lacks, it lacks still
+    /// (PROTOCOL E1).
+    fn reboots_twice(&mut self) {
+        let (index, until_ms) = (self.some_worker(), self.now_ms + 2_500);
+        for id in self.controllers.keys().copied().collect::<Vec<_>>() {
+            self.cut(Place::Worker(index), Place::Controller(id), until_ms);
+        }
+        self.workers[index].power_off();
+        self.worker_is_down(index, self.now_ms + 300);
+        self.mend_at(self.now_ms + 1_500, Mend::Restart(index));
+    }
+
     // ---- mending
 
     pub fn mend_at(&mut self, at_ms: u64, mend: Mend) {
@@ -384,6 +402,10 @@ impl Sim {
             Mend::Clock(Place::Controller(id)) => self.controllers.get_mut(&id).expect("a known node").clock.set_right(now_ms),
             Mend::Clock(Place::Worker(index)) => self.workers[index].clock.set_right(now_ms),
             Mend::Leader(id) => self.wish(id, MembersWish::Transfer { to: None }),
+            Mend::Restart(index) => {
+                self.workers[index].die();
+                self.worker_is_down(index, now_ms + 300);
+            }
             Mend::Spool(index) => self.workers[index].is_spool_full = false,
         }
     }

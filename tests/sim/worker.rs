@@ -273,8 +273,9 @@ impl Worker {
         match call {
             Call::Stage(stages) => {
                 let acks = agent.runs.stage(now, stages);
-                let refused = acks.iter().filter(|ack| ack.result != wire::StageResult::Accepted);
-                self.events.extend(refused.filter_map(|ack| Some(Event::NotStarted(ack.run, ack.epoch))));
+                // What is declined leaves no trace here: until the ledger has it, it may be staged again, and taken then.
+                let refused = acks.iter().filter(|ack| ack.result == wire::StageResult::Revoked);
+                self.events.extend(refused.map(|ack| Event::NotStarted(ack.run, ack.epoch)));
                 Answer::Staged(acks)
             }
             Call::Revoke(runs) => {

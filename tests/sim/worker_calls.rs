@@ -142,6 +142,16 @@ impl Calls {
         self.leader = (self.leader + 1) % self.controllers.len();
     }
 
+    /// A controller says who leads: one of which this worker was not told, perhaps.
+    fn refer(&mut self, refusal: &Refusal) {
+        if let Refusal::NotLeader { leader: Some(leader), address: Some(_) } = refusal
+            && !self.controllers.contains(leader)
+        {
+            self.controllers.push(*leader);
+            self.beats.push(Turn::new(0));
+        }
+    }
+
     fn call(&mut self) -> u64 {
         self.next_call += 1;
         self.next_call
@@ -244,7 +254,8 @@ impl Calls {
         let sent_us = self.open.answered(call)?;
         let SessionOpened { cluster, session, term, grant } = match answer {
             Ok(opened) => opened,
-            Err(_) => {
+            Err(refusal) => {
+                self.refer(&refusal);
                 self.try_another();
                 self.open.back_off(now.boot_us as u64 / 1_000);
                 return None;
@@ -269,7 +280,10 @@ impl Calls {
                 over(runs, now, session);
                 None
             }
-            Err(_) => None,
+            Err(refusal) => {
+                self.refer(&refusal);
+                None
+            }
         }
     }
 

@@ -74,7 +74,7 @@ fn transcript(runs: &mut Runs) -> String {
             Record::Revoked { run, epoch } => format!("journal revoked {}/{epoch}", n(run)),
             Record::Acknowledged { run, closed_at } => format!("journal acknowledged {} at {closed_at}", n(run)),
             Record::RecordedUpTo { index } => format!("journal recorded {index}"),
-            Record::NotWhole => "journal not-whole".to_owned(),
+            Record::NotWhole => "journal not whole".into(),
         },
         Action::Spawn { token, launch, .. } => format!("spawn {} as #{token}", n(&launch.run)),
         Action::Stop { token, grace_ms, why } => format!("stop #{token} grace {grace_ms} {why:?}"),
