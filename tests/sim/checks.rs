@@ -16,6 +16,8 @@ pub struct Outcome {
     pub simulated_ms: u64,
     /// From the end of the faults to a leader, and the longest silence of the job that fires every second.
     pub leader_ms: u64,
+    /// From there until the store has caught up.
+    pub recorded_ms: u64,
     pub silence_ms: u64,
 }
 

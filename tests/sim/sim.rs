@@ -298,9 +298,13 @@ impl Sim {
             Event::Started(started) => {
                 self.trace("start", started.launch.run.0.as_u64_pair().1, u64::from(started.epoch));
                 let alive = self.alive();
-                self.witness.started(self.now_ms, &started, &alive);
+                self.witness.started(self.now_ms, index, &started, &alive);
             }
-            Event::NotStarted(run, epoch) => self.witness.not_started(run, epoch),
+            Event::NotStarted(run, epoch) => {
+                self.trace("not started", run.0.as_u64_pair().1, u64::from(epoch));
+                self.witness.not_started(index, run, epoch);
+            }
+            Event::Opened => self.witness.opened(index),
             Event::Obeyed(term) => self.obeyed(index, term),
             Event::Forgot(ended) => self.forgot(&ended),
         }

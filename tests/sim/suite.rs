@@ -5,6 +5,7 @@ use chrono_flow::model::{JobSpec, Overlap};
 
 use crate::checks::Outcome;
 use crate::clocks::DAY;
+use crate::controller::UNRECORDED_MAX;
 use crate::faults::Trouble;
 use crate::random::{OnPanic, seeds};
 use crate::sim::Sim;
@@ -39,6 +40,12 @@ impl Sim {
             assert!(self.now_ms < healed_ms + 10_000, "no leader within 10 s");
         }
         let leader_ms = self.now_ms - healed_ms;
+        // Deciding stands still while too much waits to be recorded (PROTOCOL B10), and the limit is a low one here.
+        while self.witness.ledger.unrecorded_len() > UNRECORDED_MAX / 2 {
+            self.run_until(self.now_ms + 100).await;
+            assert!(self.now_ms < healed_ms + 120_000, "what waits is not recorded within 120 s");
+        }
+        let recorded_ms = self.now_ms - healed_ms;
         let silence_ms = self.probe().await;
         self.delete_all();
         self.run_until(self.now_ms + 10_000).await;
@@ -69,6 +76,7 @@ impl Sim {
             packets: self.packets,
             simulated_ms: self.now_ms,
             leader_ms,
+            recorded_ms,
             silence_ms,
         }
     }
