@@ -429,6 +429,7 @@ impl Sim {
         for worker in &mut self.workers {
             worker.agent_paused_until_ms = now_ms;
             worker.machine_paused_until_ms = now_ms;
+            worker.sleeps_at_next_beat_ms = None;
             worker.dies_after_records = None;
             if worker.agent.is_none() {
                 worker.restarts_at_ms = Some(now_ms);

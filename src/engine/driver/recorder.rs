@@ -5,6 +5,8 @@ use std::iter::Peekable;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesOrdered;
 use tokio::time::Instant;
 
 use crate::ledger::{Command, Ledger};
@@ -28,6 +30,8 @@ const POLL: Duration = Duration::from_millis(50);
 /// Wait after a failure, doubling from the first to the second.
 const AGAIN_MIN: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_secs(5);
+/// Outputs that are fetched at once: a worker that doesn't answer doesn't hold up the runs of all others.
+const FETCHES_AT_ONCE_MAX: usize = 32;
 /// A run whose output can't be fetched so often is recorded without it.
 const FETCHES_MAX: u32 = 3;
 /// How often history is cut to its bounds, and how many runs one step removes.
@@ -104,21 +108,18 @@ async fn write_rows<'a>(
     let mut batch = RecordBatch::default();
     let mut output_bytes = 0;
     let mut last = 0;
-    while batch.runs.len() < BATCH_ROWS_MAX && output_bytes < BATCH_OUTPUT_BYTES_MAX {
-        let Some((index, row)) = rest.next() else { break };
-        let mut run = Run::clone(row);
-        if run.output_bytes > 0 {
-            match fetch_output(inner, run.id).await {
-                Ok(pages) => {
-                    output_bytes += pages.iter().flat_map(|page| &page.parts).map(|part| part.bytes.len()).sum::<usize>();
-                    batch.output.extend(pages);
-                }
-                Err(why) => {
-                    log::warn!("run {}: its output can't be kept: {why}", run.id);
-                    run.output_truncated = true;
-                }
-            }
+    let mut fetching = FuturesOrdered::new();
+    loop {
+        let has_room = |rows: usize| rows < BATCH_ROWS_MAX && output_bytes < BATCH_OUTPUT_BYTES_MAX;
+        while fetching.len() < FETCHES_AT_ONCE_MAX
+            && has_room(batch.runs.len() + fetching.len())
+            && let Some((index, row)) = rest.next()
+        {
+            fetching.push_back(whole(inner, index, row));
         }
+        let Some((index, run, pages)) = fetching.next().await else { break };
+        output_bytes += pages.iter().flat_map(|page| &page.parts).map(|part| part.bytes.len()).sum::<usize>();
+        batch.output.extend(pages);
         ids.push(run.id);
         batch.runs.push(RunRecord { ledger_index: index, run });
         last = index;
@@ -128,6 +129,20 @@ async fn write_rows<'a>(
         log::error!("run {} can't be written to the store and was set aside: {}", aside.run, aside.error);
     }
     Ok(last)
+}
+
+/// A row with its output, as far as that can be had.
+async fn whole(inner: &Inner, index: u64, row: &Arc<Run>) -> (u64, Run, Vec<OutputRecord>) {
+    let mut run = Run::clone(row);
+    if run.output_bytes == 0 {
+        return (index, run, Vec::new());
+    }
+    let pages = fetch_output(inner, run.id).await.unwrap_or_else(|why| {
+        log::warn!("run {}: its output can't be kept: {why}", run.id);
+        run.output_truncated = true;
+        Vec::new()
+    });
+    (index, run, pages)
 }
 
 /// All of a run's output. What is large is written to the store page by page, so that no more than a page is in memory.
