@@ -118,7 +118,7 @@ impl Sim {
         } else {
             self.random.pick(&TROUBLES)
         };
-        let trouble = self.focus.filter(|_| self.random.chance(25)).unwrap_or(any);
+        let trouble = self.focus.filter(|focus| self.random.chance(if *focus == IsolatesWorker { 25 } else { 50 })).unwrap_or(any);
         self.trace("trouble", trouble as u64, 0);
         match trouble {
             BadWeather => self.weather(Weather { drop_percent: 20, duplicate_percent: 10, delay_ms_max: 60 }),
