@@ -26,7 +26,9 @@ use crate::tasks::Tasks;
 
 pub const CLUSTER: ClusterId = ClusterId(Uuid::from_u128(7));
 pub const SKEW_MS: i64 = 500;
-pub const UNRECORDED_MAX: u64 = 60;
+/// In histories of a store that stops; else deciding is to go on.
+pub const FEW_UNRECORDED: u64 = 60;
+const MANY_UNRECORDED: u64 = 2_000;
 
 /// What the state machine of a node was given.
 pub enum Seen {
@@ -70,6 +72,7 @@ pub struct Controller {
     pub arrivals: VecDeque<Packet>,
     pub config: NodeConfig,
     pub store: Client,
+    pub unrecorded_max: u64,
 }
 
 pub struct Life {
@@ -111,6 +114,7 @@ impl Controller {
             arrivals: VecDeque::new(),
             config,
             store,
+            unrecorded_max: MANY_UNRECORDED,
         }
     }
 
@@ -137,7 +141,7 @@ impl Controller {
         };
         let engine_config = EngineConfig {
             cluster: CLUSTER,
-            settings: Settings { lookahead_ms: 2_000, unrecorded_max: UNRECORDED_MAX },
+            settings: Settings { lookahead_ms: 2_000, unrecorded_max: self.unrecorded_max },
             clock_skew_ms: SKEW_MS,
             history_days: 30,
             history_runs: 1_000_000,

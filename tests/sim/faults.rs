@@ -88,6 +88,17 @@ const TROUBLES: [Trouble; 29] = [
 /// A machine that stands still as a whole excuses what its guardian can't do: not in every history.
 const PAUSES_MACHINES_EVERY: u64 = 3;
 
+impl Trouble {
+    /// How often it comes where it is looked for: what lasts long needs others that are well meanwhile.
+    fn percent(self) -> u64 {
+        match self {
+            LeaderSleeps => 10,
+            IsolatesWorker => 25,
+            _ => 50,
+        }
+    }
+}
+
 impl Sim {
     pub fn some_node(&mut self) -> NodeId {
         let ids: Vec<NodeId> = self.controllers.keys().copied().collect();
@@ -118,7 +129,7 @@ impl Sim {
         } else {
             self.random.pick(&TROUBLES)
         };
-        let trouble = self.focus.filter(|_| self.random.chance(25)).unwrap_or(any);
+        let trouble = self.focus.filter(|focus| self.random.chance(focus.percent())).unwrap_or(any);
         self.trace("trouble", trouble as u64, 0);
         match trouble {
             BadWeather => self.weather(Weather { drop_percent: 20, duplicate_percent: 10, delay_ms_max: 60 }),

@@ -29,15 +29,23 @@ fn within(seeds_max: u64, mutation: Mutation, focus: Option<Trouble>) {
 /// What no history shows, and why.
 ///
 /// - B1 `LicenceAtElection` and B2 `NoCompareAndSet`: each is a second lock behind the other. A leader has one proposal in flight, and with
-///   its licence it has applied whatever came before; what it decides is never stale, unless both rules go. The transcripts of `tests/engine`
+///   its licence it has applied whatever came before; what it decides is never stale, unless both go. The transcripts of `tests/engine`
 ///   hold the ledger itself to B2 (`rival`).
-/// - E1 `NoTombstone`: within a term an order that was overtaken comes over a connection that is refused by then, and a journal that is whole
+/// - C3 `GrantsWithoutQuorum`: a leader that slept has to wake up within its last grant, and a run that may not live twice has to be there.
+///   `Trouble::LeaderSleeps` plays it, too rarely for a number of seeds that can be stated; `tests/consensus` holds `confirm_leader` to it.
+/// - E1 `NoTombstone`: within a term an order that was overtaken comes over a connection that is refused by then, and a whole journal
 ///   proves the same without a tombstone. `tests/agent` and the tests of `agent::runs` hold the table to it.
 /// - F1 `UnguardedRow`: it takes a lost run whose correction is recorded by one leader while the write of the loss by another, which was
 ///   stopped in the middle of it, is still to come. `tests/store` holds the real stores to it.
 /// - G1 `WipedVoterVotes`: no disk is exchanged here; `tests/consensus` does that.
-const UNSEEN: [Mutation; 5] =
-    [Mutation::LicenceAtElection, Mutation::NoCompareAndSet, Mutation::UnguardedRow, Mutation::NoTombstone, Mutation::WipedVoterVotes];
+const UNSEEN: [Mutation; 6] = [
+    Mutation::LicenceAtElection,
+    Mutation::NoCompareAndSet,
+    Mutation::UnguardedRow,
+    Mutation::NoTombstone,
+    Mutation::GrantsWithoutQuorum,
+    Mutation::WipedVoterVotes,
+];
 
 #[test]
 fn every_mutation_is_caught_or_named_as_unseen() {
@@ -75,7 +83,6 @@ caught! {
     b10_no_bound NoBound within 12 with StopsStore;
     c1_session_not_checked SessionNotChecked within 24 with IsolatesWorker;
     c2_term_not_checked TermNotChecked within 12 with CutsWorkerFromLeader;
-    c3_grants_without_quorum GrantsWithoutQuorum within 30 with LeaderSleeps;
     c3_lease_from_receipt LeaseFromReceipt within 20 with WorkerSleepsAtItsBeat;
     c4_new_leader_does_not_wait NewLeaderDoesNotWait within 20 with HearsOnlyTheOldLeader;
     c5_runs_outlive_lease RunsOutliveLease within 16 with IsolatesWorker;

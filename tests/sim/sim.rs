@@ -8,7 +8,7 @@ use chrono_flow::consensus::Failure;
 use chrono_flow::model::{JobId, NodeId, RunId};
 
 use crate::clocks::NodeClock;
-use crate::controller::{Controller, config};
+use crate::controller::{Controller, FEW_UNRECORDED, config};
 use crate::disk::Loss;
 use crate::faults::{Mend, Trouble};
 use crate::network::{Message, Network, Packet, Place};
@@ -68,6 +68,9 @@ impl Sim {
         if count == 3 && seed % 4 == 1 {
             controllers.extend([controller(&SPARE)]);
         }
+        if focus == Some(Trouble::StopsStore) {
+            controllers.values_mut().for_each(|it| it.unrecorded_max = FEW_UNRECORDED);
+        }
         let names = ["a", "b", "c"];
         let workers =
             names.iter().enumerate().map(|(index, name)| Worker::new(index, index as u128 + 1, name, random.next(), founders.clone()));
@@ -80,7 +83,7 @@ impl Sim {
             controllers,
             workers,
             store,
-            witness: Witness::default(),
+            witness: Witness::new((focus == Some(Trouble::StopsStore)).then_some(FEW_UNRECORDED)),
             users: Users::new(random.next()),
             troubles_at_ms: 3_000,
             mends: BTreeMap::new(),

@@ -5,7 +5,7 @@ use chrono_flow::model::{JobSpec, Overlap};
 
 use crate::checks::Outcome;
 use crate::clocks::DAY;
-use crate::controller::UNRECORDED_MAX;
+use crate::controller::FEW_UNRECORDED;
 use crate::faults::Trouble;
 use crate::random::{OnPanic, seeds};
 use crate::sim::Sim;
@@ -41,7 +41,7 @@ impl Sim {
         }
         let leader_ms = self.now_ms - healed_ms;
         // Deciding stands still while too much waits to be recorded (PROTOCOL B10), and the limit is a low one here.
-        while self.witness.ledger.unrecorded_len() > UNRECORDED_MAX / 2 {
+        while self.witness.ledger.unrecorded_len() > FEW_UNRECORDED / 2 {
             self.run_until(self.now_ms + 100).await;
             assert!(self.now_ms < healed_ms + 120_000, "what waits is not recorded within 120 s");
         }
@@ -121,7 +121,7 @@ impl Sim {
 fn whatever_happens_every_fire_has_one_fate_and_nothing_starts_twice() {
     let started = std::time::Instant::now();
     let mut all: Vec<Outcome> = Vec::new();
-    for seed in seeds(40) {
+    for seed in seeds(30) {
         let _name_the_seed = OnPanic(seed);
         let outcome = live(seed);
         println!("seed {seed}: {outcome:?}");

@@ -6,7 +6,7 @@ use chrono_flow::ledger::{Command, Effect, Ledger, OpenRun, Reply, decode_entry}
 use chrono_flow::model::{Epoch, Job, JobId, NodeId, Overlap, RunId, Trigger};
 
 use crate::clocks::DAY;
-use crate::controller::{Seen, UNRECORDED_MAX};
+use crate::controller::Seen;
 use crate::guardian::Started;
 use crate::history::History;
 
@@ -25,12 +25,18 @@ pub struct Witness {
     started: BTreeMap<RunId, (usize, Epoch)>,
     /// What is proved not to start any more.
     refused: BTreeSet<(usize, RunId, Epoch)>,
+    /// PROTOCOL B10, where it is set low.
+    pub unrecorded_max: Option<u64>,
     pub starts: u64,
     /// When each job's last start was, by the boot time.
     pub last_starts: BTreeMap<JobId, u64>,
 }
 
 impl Witness {
+    pub fn new(unrecorded_max: Option<u64>) -> Witness {
+        Witness { unrecorded_max, ..Witness::default() }
+    }
+
     /// A node has applied something.
     pub fn seen(&mut self, node: NodeId, seen: &Seen) {
         let Seen::Applied { index, term, entry } = seen else { return };
@@ -56,7 +62,7 @@ impl Witness {
                 self.check_taken_back(job, reply);
             }
             let is_decision = matches!(command, Command::Decide(decide) if *reply == Reply::Done && !decide.fires.is_empty());
-            let is_full = before.unrecorded_len() >= UNRECORDED_MAX;
+            let is_full = self.unrecorded_max.is_some_and(|max| before.unrecorded_len() >= max);
             assert!(!is_decision || !is_full, "decided with {} runs to be recorded", before.unrecorded_len());
         }
         if effects.contains(&Effect::Unrecorded) {
