@@ -299,15 +299,14 @@ impl Sim {
     fn happened(&mut self, index: usize, event: Event) {
         match event {
             Event::Started(started) => {
-                self.trace("start", started.launch.run.0.as_u64_pair().1, u64::from(started.epoch));
+                self.trace("start", started.launch.run.0.as_u64_pair().1, started.epoch);
                 let alive = self.alive();
-                self.witness.started(self.now_ms, index, &started, &alive);
+                self.witness.started(self.now_ms, &started, &alive);
             }
             Event::NotStarted(run, epoch) => {
-                self.trace("not started", run.0.as_u64_pair().1, u64::from(epoch));
-                self.witness.not_started(index, run, epoch);
+                self.trace("not started", run.0.as_u64_pair().1, epoch);
+                self.witness.not_started(run, epoch);
             }
-            Event::Opened => self.witness.opened(index),
             Event::Obeyed(term) => self.obeyed(index, term),
             Event::Forgot(ended) => self.forgot(&ended),
         }

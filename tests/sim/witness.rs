@@ -21,10 +21,10 @@ pub struct Witness {
     entries: BTreeMap<u64, (u64, u32)>,
     past: BTreeMap<u64, Ledger>,
     pub history: History,
-    /// Where and under which epoch each run has started.
-    started: BTreeMap<RunId, (usize, Epoch)>,
-    /// What is proved not to start any more.
-    refused: BTreeSet<(usize, RunId, Epoch)>,
+    /// Under which epoch each run has started.
+    started: BTreeMap<RunId, Epoch>,
+    /// What is proved not to start any more, anywhere.
+    refused: BTreeSet<(RunId, Epoch)>,
     /// PROTOCOL B10, where it is set low.
     pub unrecorded_max: Option<u64>,
     pub starts: u64,
@@ -107,28 +107,21 @@ impl Witness {
         }
     }
 
-    /// A worker says that a run did not start under this epoch, and does not in its session.
-    pub fn not_started(&mut self, worker: usize, run: RunId, epoch: Epoch) {
-        let has_started = self.started.get(&run) == Some(&(worker, epoch));
-        assert!(!has_started, "run {run} has started under epoch {epoch}, and its worker says it has not");
-        self.refused.insert((worker, run, epoch));
-    }
-
-    /// A worker has another session. An instant that was taken back may be decided anew, and then the run has the same id and counts its
-    /// epochs from 1 again.
-    pub fn opened(&mut self, worker: usize) {
-        self.refused.retain(|(of, _, _)| *of != worker);
+    /// A worker says that a run did not start under this epoch, and never will.
+    pub fn not_started(&mut self, run: RunId, epoch: Epoch) {
+        assert!(self.started.get(&run) != Some(&epoch), "run {run} has started under epoch {epoch}, and its worker says it has not");
+        self.refused.insert((run, epoch));
     }
 
     /// A process begins to live. `is_alive` says of other runs whether one of theirs does.
-    pub fn started(&mut self, now_ms: u64, worker: usize, start: &Started, alive: &[(RunId, JobId, bool)]) {
+    pub fn started(&mut self, now_ms: u64, start: &Started, alive: &[(RunId, JobId, bool)]) {
         let (run, job, epoch) = (start.launch.run, start.launch.job, start.epoch);
         self.starts += 1;
         self.last_starts.insert(job, now_ms);
-        let before = self.started.insert(run, (worker, epoch));
+        let before = self.started.insert(run, epoch);
         assert!(before.is_none(), "run {run} of job {job} starts under epochs {before:?} and {epoch}");
         assert!(
-            !self.refused.contains(&(worker, run, epoch)),
+            !self.refused.contains(&(run, epoch)),
             "run {run} of job {job} starts after it was proved that it does not (epoch {epoch})"
         );
         // A manual run's instant is when it was asked for.

@@ -29,8 +29,6 @@ pub enum Event {
     Started(Started),
     /// It says that this did not start, and never will.
     NotStarted(RunId, Epoch),
-    /// It has another session: what was proved of the one before is told.
-    Opened,
     /// It has obeyed an order, or taken a grant, of this term.
     Obeyed(u64),
     /// It has let go of a run's output.
@@ -247,7 +245,7 @@ impl Worker {
             }
             Message::Told { call, told } => {
                 let term = agent.calls.told(now, call, told, &mut agent.runs);
-                self.events.extend(term.into_iter().flat_map(|term| [Event::Opened, Event::Obeyed(term)]));
+                self.events.extend(term.map(Event::Obeyed));
             }
             Message::PeerAsk { call, ask: PeerAsk::Read(request) } => {
                 let page = match agent.runs.output_place(request.run) {
