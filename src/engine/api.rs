@@ -98,6 +98,9 @@ pub trait Engine: Send + Sync + 'static {
     /// Asks for an end of a run. Answers once the request is applied, with the run as it is then; a run that has ended stays as it is.
     async fn cancel(&self, run: RunId) -> Result<Run, EngineError>;
 
+    /// Waits until this node's ledger has what the leader's has now; not for long. Before it is said that there is no such thing.
+    async fn catch_up(&self) {}
+
     /// A run that is open or not recorded yet.
     fn live_run(&self, id: RunId) -> Option<Run>;
     /// Open and unrecorded runs that match, newest first (by `scheduled_at`, then id). They go before the store's rows of the same id.

@@ -21,6 +21,17 @@ pub struct Page {
 
 /// One run, wherever it is.
 pub async fn run(store: &dyn Store, engine: &dyn Engine, id: RunId) -> Result<Option<Run>, StoreError> {
+    match known(store, engine, id).await {
+        Ok(None) => {
+            // Another controller may have answered for it already.
+            engine.catch_up().await;
+            known(store, engine, id).await
+        }
+        found => found,
+    }
+}
+
+async fn known(store: &dyn Store, engine: &dyn Engine, id: RunId) -> Result<Option<Run>, StoreError> {
     // The ledger first: what is recorded in between is then found in the store.
     match engine.live_run(id) {
         Some(run) => Ok(Some(run)),

@@ -22,6 +22,9 @@ use super::queue::Proposer;
 use super::run_loop::reading;
 use super::soft::Soft;
 
+/// How long a request waits for what the leader has applied, and how often it looks.
+const CATCH_UP_WAIT: Duration = Duration::from_secs(1);
+const CATCH_UP_LOOK: Duration = Duration::from_millis(2);
 /// How long a request waits for a job that the store has and the ledger does not yet.
 const JOB_WAIT: Duration = Duration::from_secs(2);
 
@@ -158,11 +161,26 @@ impl Engine for EngineHandle {
     }
 
     async fn cancel(&self, run: RunId) -> Result<Run, EngineError> {
+        if self.live_run(run).is_none() {
+            self.catch_up().await;
+        }
         if self.inner.shared.ledger().run(run).is_some_and(|run| !run.state.is_final()) {
             let command = Command::Cancel { at: self.inner.clock.wall(), run, reason: Reason::Requested };
             self.inner.propose(vec![command]).await?;
         }
         self.by_key(run).await?.ok_or(EngineError::NoSuchRun)
+    }
+
+    async fn catch_up(&self) {
+        let status = self.inner.shared.status();
+        let Some(leader) = status.leader.filter(|leader| *leader != status.node_id) else { return };
+        let caught_up = async {
+            let Ok(pulse) = self.inner.peers.pulse(leader).await else { return };
+            while self.inner.shared.status().applied < pulse.applied {
+                tokio::time::sleep(CATCH_UP_LOOK).await;
+            }
+        };
+        let _ = tokio::time::timeout(CATCH_UP_WAIT, caught_up).await;
     }
 
     fn live_run(&self, id: RunId) -> Option<Run> {
