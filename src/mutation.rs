@@ -23,6 +23,8 @@ pub enum Mutation {
     ReplacesAtOnce,
     /// PROTOCOL B10: deciding goes on whatever waits to be recorded.
     NoBound,
+    /// PROTOCOL C1: an order to open a session is applied although there has been a newer one.
+    StaleSessionOpens,
     /// PROTOCOL C1, C2: orders for another session are obeyed.
     SessionNotChecked,
     /// PROTOCOL C2: orders of a lower term are obeyed.

@@ -250,7 +250,7 @@ mod tests {
         let mut runs = Runs::new(Limits { slots: 1, held_max: 100 }, past.cluster, past.session);
         let now = Now { boot_us: 1, wall_us: 1 };
         recover(past, is_of_other_boot, &mut runs, &mut spool, now).unwrap();
-        let claims = runs.claims();
+        let claims = runs.claims(None);
         let numbers = |refs: Vec<crate::rpc::wire::RunRef>| refs.iter().map(|of| of.run.0.as_u128()).collect();
         (numbers(claims.not_started), numbers(claims.to_report))
     }
@@ -282,7 +282,7 @@ mod tests {
             let past = Past::of(records.to_vec());
             let mut runs = Runs::new(Limits { slots: 1, held_max: 100 }, past.cluster, past.session);
             recover(past, is_of_other_boot, &mut runs, &mut spool, now).unwrap();
-            (runs.claims().journal_is_whole, runs.head_records())
+            (runs.claims(None).journal_is_whole, runs.head_records())
         };
         let session = |n| Record::Session { cluster: ClusterId(Uuid::from_u128(1)), session: SessionId(n) };
         let (is_whole, second_life) = is_whole_after(&[session(1)], true);

@@ -92,10 +92,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
 async fn open(shared: &Shared) -> bool {
     let mut backoff = Backoff::default();
     let (mut said, mut attempts) = (String::new(), 0);
+    // What an attempt has opened without this worker's hearing of it: nothing was ever done in it.
+    let mut newest = None;
     loop {
         // What runs may end between two attempts, so it is asked each time.
         let (reply, claims) = oneshot::channel();
-        if shared.commands.send(Command::Claims { reply }).await.is_err() {
+        if shared.commands.send(Command::Claims { newest, reply }).await.is_err() {
             return false;
         }
         let Ok(claims) = claims.await else { return false };
@@ -126,6 +128,12 @@ async fn open(shared: &Shared) -> bool {
                     said = text;
                 }
                 attempts += 1;
+                if let Missed::Refused(Refusal::NewerSession { newest: theirs }) = missed
+                    && newest < Some(theirs)
+                {
+                    newest = Some(theirs);
+                    continue; // it was the leader who answered
+                }
                 if let Missed::Refused(Refusal::NotLeader { address: Some(leader), .. }) = &missed {
                     shared.links.refer(leader);
                 }

@@ -40,6 +40,9 @@ pub enum Command {
         not_started: Vec<(RunId, Epoch)>,
         held: Vec<(RunId, Epoch)>,
         journal_is_whole: bool,
+        /// The session that this one follows, in the same data directory. Refused if there has been a newer one since: what is said was
+        /// true before that (PROTOCOL C1).
+        previous: Option<SessionId>,
     },
     /// A session's lease is surely out. Its runs whose start lies beyond this instant can't have started (PROTOCOL D1); of the others
     /// only the worker knows.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use crate::model::{Outcome, Reason, RunId, RunState, SessionId, UnixMs};
 
+use crate::mutation::{self, Mutation};
+
 use super::apply::Turn;
 use super::command::{Command, Effect, Reply, Then};
 use super::state::{Assignment, Ledger, OpenRun, Session};
@@ -13,13 +15,20 @@ impl Ledger {
     /// Begins a life of a worker. Of the lives before it, in the same data directory, the journal proves what became of their runs:
     /// listed as not started, they are free; held, they go over to the new session; not mentioned by a journal that is whole, they
     /// never arrived, and can't any more, since their session is over; else they may have started, and are lost.
+    ///
+    /// Compared with the newest of those lives: an order to open that is older than that one, and was overtaken on its way, would end it
+    /// and speak for it without knowing of it. Who only missed the answer is told which session is the newest, and asks again.
     pub(super) fn open_session(&mut self, turn: &mut Turn, command: Command) -> Reply {
-        let Command::OpenSession { at, worker, data_dir, address, labels, slots, not_started, held, journal_is_whole } = command else {
+        let Command::OpenSession { at, worker, data_dir, address, labels, slots, not_started, held, journal_is_whole, previous } = command
+        else {
             return Reply::Refused;
         };
         let id = SessionId(turn.index);
         if self.sessions.contains_key(&id) {
             return Reply::Refused; // one a batch: the index names it
+        }
+        if self.newest_session(data_dir) > previous && !mutation::is(Mutation::StaleSessionOpens) {
+            return Reply::Refused;
         }
         let before: Vec<SessionId> =
             self.sessions.values().filter(|session| session.data_dir == data_dir).map(|session| session.id).collect();

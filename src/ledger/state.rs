@@ -203,6 +203,10 @@ impl Ledger {
     pub fn any_session(&self, id: SessionId) -> Option<&Arc<Session>> {
         self.sessions.get(&id)
     }
+    /// The session that was opened last in this data directory, over or not; none if it is forgotten.
+    pub fn newest_session(&self, data_dir: Uuid) -> Option<SessionId> {
+        self.sessions.values().filter(|session| session.data_dir == data_dir).map(|session| session.id).max()
+    }
     /// Whether only a worker that may never come back knows what became of this run.
     pub fn is_unreachable(&self, run: &OpenRun) -> bool {
         run.assigned.is_some_and(|assigned| self.session(assigned.session).is_none())

@@ -57,6 +57,10 @@ pub enum Refusal {
     /// It can't be done as things are.
     #[error("{0}")]
     Conflict(String),
+    /// Of a session that is to be opened: this data directory has had one since the one that is to be followed. Perhaps its answer was
+    /// lost, and it is to be followed now.
+    #[error("session {newest} has been opened since")]
+    NewerSession { newest: SessionId },
 }
 
 fn known_leader(leader: &Option<NodeId>, address: &Option<String>) -> String {
@@ -253,7 +257,8 @@ pub struct OpenSession {
     pub address: String,
     pub labels: BTreeMap<String, String>,
     pub slots: u32,
-    /// The session before this one in the same data directory, if its journal names one; it is over.
+    /// The last session of this data directory that the worker has heard of; it is over. The new one is opened only if no other has been
+    /// opened since.
     pub previous: Option<SessionId>,
     /// What the journal proves of earlier lives (PROTOCOL D1, E2): every run that was accepted and not started.
     pub not_started: Vec<RunRef>,

@@ -89,6 +89,7 @@ impl World {
         let worker = self.workers.entry(name).or_insert_with(new);
         (worker.is_up, worker.is_cut, worker.slots) = (true, false, slots);
         worker.give_back();
+        let previous = self.ledger.newest_session(worker.data_dir);
         let held = worker.held.values().map(|held| (held.run.id, held.epoch));
         let command = Command::OpenSession {
             at: now,
@@ -100,6 +101,7 @@ impl World {
             not_started: worker.not_started.clone(),
             held: held.chain(worker.ended.iter().map(|end| (end.run, end.epoch))).collect(),
             journal_is_whole: true,
+            previous,
         };
         let replies = self.apply(vec![command]);
         let worker = self.workers.get_mut(name).expect("it is there");

@@ -181,6 +181,7 @@ fn life() -> Vec<Command> {
             not_started: vec![(RUN, 1)],
             held: vec![(RUN, 2)],
             journal_is_whole: true,
+            previous: None,
         },
         Command::Decide(Decide {
             at: AT,

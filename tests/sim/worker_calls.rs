@@ -38,6 +38,8 @@ pub struct Calls {
     open: Turn<i64>,
     /// What the next session is told; taken when it is asked for.
     claims: Option<Claims>,
+    /// A session that a leader has spoken of.
+    newest: Option<SessionId>,
     claimed: Vec<(RunId, Epoch)>,
     beats: Vec<Turn<(SessionId, i64)>>,
     report: Turn<(SessionId, Vec<Arc<Ended>>)>,
@@ -87,6 +89,7 @@ impl Calls {
             leader: 0,
             open: Turn::new(now_ms),
             claims: None,
+            newest: None,
             claimed: Vec::new(),
             beats: controllers.iter().map(|_| Turn::new(now_ms)).collect(),
             report: Turn::new(now_ms),
@@ -127,7 +130,7 @@ impl Calls {
         }
         if runs.session().is_none() && self.open.is_due(now_ms) {
             runs.lapse(now);
-            self.claims = Some(runs.claims());
+            self.claims = Some(runs.claims(self.newest));
         }
     }
 
@@ -254,6 +257,10 @@ impl Calls {
         let sent_us = self.open.answered(call)?;
         let SessionOpened { cluster, session, term, grant } = match answer {
             Ok(opened) => opened,
+            Err(Refusal::NewerSession { newest }) if self.newest < Some(newest) => {
+                self.newest = Some(newest);
+                return None; // and asks again at once
+            }
             Err(refusal) => {
                 self.refer(&refusal);
                 self.try_another();

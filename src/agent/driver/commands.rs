@@ -40,6 +40,7 @@ pub enum Command {
     },
     /// Ends the session here, if one is open, and says what the next one is to be told.
     Claims {
+        newest: Option<SessionId>,
         reply: Reply<Claims>,
     },
     Opened {

@@ -207,9 +207,9 @@ impl Driver {
                 let answer = self.read_output(&request);
                 self.answer(reply, answer);
             }
-            Some(Command::Claims { reply }) => {
+            Some(Command::Claims { newest, reply }) => {
                 runs.lapse(now);
-                let claims = runs.claims();
+                let claims = runs.claims(newest);
                 self.answer(reply, claims);
             }
             Some(Command::Opened { cluster, session, term, granted, reply }) => {

@@ -36,11 +36,12 @@ impl Runs {
         }
     }
 
-    /// What the next session is told. Call it after `lapse`; it may be asked again until a session is open.
-    pub fn claims(&self) -> Claims {
+    /// What the next session is told. Call it after `lapse`; it may be asked again until a session is open. `newest`: a session of this
+    /// worker's that a leader has spoken of, and whose answer never came (PROTOCOL C1).
+    pub fn claims(&self, newest: Option<SessionId>) -> Claims {
         let mut claims = Claims {
             cluster: self.cluster,
-            previous: self.previous,
+            previous: self.previous.max(newest),
             journal_is_whole: self.journal_is_whole,
             not_started: self.tombstones.revoked().map(|(run, epoch)| RunRef { run, epoch }).collect(),
             ..Claims::default()

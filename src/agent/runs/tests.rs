@@ -346,7 +346,7 @@ fn a_lapsed_lease_drops_what_has_not_started_first_and_the_next_session_adopts_w
     runs.take_actions();
     runs.tick(at(15 * SECOND));
     assert_eq!(transcript(&mut runs), "journal revoked 3/4\nsession over");
-    let claims = runs.claims();
+    let claims = runs.claims(None);
     let of = |n, epoch| vec![RunRef { run: run(n), epoch }];
     let expected = Claims {
         cluster: Some(CLUSTER),
@@ -362,7 +362,7 @@ fn a_lapsed_lease_drops_what_has_not_started_first_and_the_next_session_adopts_w
     runs.opened(CLUSTER, SessionId(90), 4);
     runs.granted(at(16 * SECOND), SessionId(90), 4, 20 * SECOND, 30 * SECOND, 0);
     assert_eq!(transcript(&mut runs), "journal session 90\nlease 20 30");
-    assert!(runs.claims().not_started.is_empty(), "told");
+    assert!(runs.claims(None).not_started.is_empty(), "told");
     accept(&mut runs, at(16 * SECOND), vec![stage(3, 5, 0)]);
     runs.exited(at(1), 1, Exit::Signal(9), UnixMs(20));
     runs.captured(1, captured());

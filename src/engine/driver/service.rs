@@ -3,6 +3,7 @@
 use futures::{FutureExt, StreamExt};
 use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel};
+use uuid::Uuid;
 
 use crate::engine::api::{Engine, EngineError};
 use crate::engine::leases::LEASE_OVER_MS;
@@ -73,6 +74,7 @@ impl EngineHandle {
             return Err(self.not_leader());
         }
         self.check_rival(&request)?;
+        self.check_newer(request.data_dir, request.previous)?;
         // What may have started is judged by the clock.
         let at = self.now().map_err(|why| Refusal::Busy { what: why.to_string() })?;
         let pair = |runs: &[crate::rpc::wire::RunRef]| runs.iter().map(|run| (run.run, run.epoch)).collect::<Vec<_>>();
@@ -88,9 +90,11 @@ impl EngineHandle {
             not_started: pair(&request.not_started),
             held,
             journal_is_whole: request.journal_is_whole,
+            previous: request.previous,
         };
         let applied = self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
         let Some(Reply::Session(session)) = applied.replies.first() else {
+            self.check_newer(request.data_dir, request.previous)?;
             return Err(Refusal::Busy { what: "another session opens".into() });
         };
         let heartbeat = Heartbeat {
@@ -107,6 +111,15 @@ impl EngineHandle {
         let grant = self.grant(*session, heartbeat).await?;
         log::info!("worker {} has joined with {} slots (session {session})", request.worker, request.slots);
         Ok(SessionOpened { cluster: self.inner.cluster, session: *session, term: grant.term, grant })
+    }
+
+    /// The worker may not know of the last session that it opened (PROTOCOL C1).
+    fn check_newer(&self, data_dir: Uuid, previous: Option<SessionId>) -> Result<(), Refusal> {
+        let newest = self.inner.shared.ledger().newest_session(data_dir);
+        match newest.filter(|newest| Some(*newest) > previous) {
+            Some(newest) if !mutation::is(Mutation::StaleSessionOpens) => Err(Refusal::NewerSession { newest }),
+            _ => Ok(()),
+        }
     }
 
     /// A second worker of the same name, with another data directory, waits until the first one's lease is surely out (PROTOCOL C1).
