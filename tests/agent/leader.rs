@@ -42,6 +42,10 @@ pub struct State {
     pub index: u64,
     pub opened: Vec<OpenSession>,
     pub session: Option<SessionId>,
+    /// The last one that was opened.
+    pub newest: Option<SessionId>,
+    /// So many sessions are opened, but the answer is lost.
+    pub opens_lost: u32,
     pub closed: Vec<SessionId>,
     pub heartbeats: VecDeque<Heartbeat>,
     pub heartbeats_answered: u64,
@@ -73,6 +77,8 @@ impl Leader {
             index: 100,
             opened: Vec::new(),
             session: None,
+            newest: None,
+            opens_lost: 0,
             closed: Vec::new(),
             heartbeats: VecDeque::new(),
             heartbeats_answered: 0,
@@ -139,14 +145,21 @@ impl State {
 impl Controller for Leader {
     async fn open_session(self, _: Context, request: OpenSession) -> Result<SessionOpened, Refusal> {
         let opened = self.with(|state| {
+            if let Some(newest) = state.newest.filter(|newest| Some(*newest) > request.previous) {
+                return Err(Refusal::NewerSession { newest });
+            }
             state.index += 1;
             let session = SessionId(state.index);
-            state.session = Some(session);
+            (state.session, state.newest) = (Some(session), Some(session));
             state.opened.push(request);
-            SessionOpened { cluster: state.cluster, session, term: state.term, grant: state.grant() }
+            if state.opens_lost > 0 {
+                state.opens_lost -= 1;
+                return Err(Refusal::Busy { what: "an answer that is lost".into() });
+            }
+            Ok(SessionOpened { cluster: state.cluster, session, term: state.term, grant: state.grant() })
         });
         self.changed();
-        Ok(opened)
+        opened
     }
 
     async fn heartbeat(self, _: Context, heartbeat: Heartbeat) -> Result<Grant, Refusal> {

@@ -62,6 +62,26 @@ async fn a_lapsed_lease_gives_back_what_has_not_started_and_what_runs_is_adopted
 }
 
 #[tokio::test]
+async fn a_session_whose_answer_was_lost_is_followed_by_the_next_with_what_is_so_by_then() {
+    let world = World::new().await;
+    let end = world.path("end");
+    let run = world.stage(vec![stage(&format!("echo up; while [ ! -e {} ]; do sleep 0.01; done", end.display()))]).await[0];
+    world.read_until(run, |text| text == "up\n").await;
+    let first = world.leader.with(|state| {
+        state.opens_lost = 2;
+        state.session.take()
+    });
+    let lost = [world.leader.session_after(1).await, world.leader.session_after(2).await];
+    let opened = world.leader.session_after(3).await;
+    let previous = [lost[0].previous, lost[1].previous, opened.previous];
+    assert!(previous.is_sorted() && previous[0] == first && previous[1] != first && previous[2] != previous[1], "{previous:?}");
+    assert_eq!(opened.adopted, vec![RunRef { run, epoch: 1 }]);
+    world.in_session().await;
+    std::fs::write(end, "").unwrap();
+    assert_eq!(world.leader.ended(run).await.outcome.state, RunState::Succeeded);
+}
+
+#[tokio::test]
 async fn an_end_is_reported_until_it_is_acknowledged() {
     let world = World::new().await;
     world.leader.with(|state| (state.reports_refused, state.answers_lost) = (3, 2));

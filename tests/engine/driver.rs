@@ -11,8 +11,9 @@ use chrono_flow::engine::api::Engine;
 use chrono_flow::engine::core::Settings;
 use chrono_flow::engine::driver::{self, EngineConfig, EngineHandle, Machine, Shared};
 use chrono_flow::ledger::{Command, Reply, encode_entry};
-use chrono_flow::model::{Job, JobId, JobSpec, Reason, RunId};
+use chrono_flow::model::{Job, JobId, JobSpec, Reason, RunId, WorkerId};
 use chrono_flow::rpc::link::{Connection, Dial};
+use chrono_flow::rpc::wire::{OpenSession, PROTOCOL_VERSION, Refusal};
 use chrono_flow::shutdown::Shutdown;
 use chrono_flow::store::Store;
 use chrono_flow::store::sqlite::SqliteStore;
@@ -103,6 +104,33 @@ async fn an_entry_that_ends_more_runs_than_one_transaction_takes_is_recorded_all
     for id in ids {
         assert!(controller.store.run(id).await.unwrap().is_some(), "run {id} is not in the store");
     }
+    controller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_missed_an_answer_is_told_which_session_it_has_to_follow() {
+    let controller = Controller::start().await;
+    let request = |previous| OpenSession {
+        cluster: Some(CLUSTER),
+        protocol_version: PROTOCOL_VERSION,
+        worker: WorkerId("w".into()),
+        data_dir: uuid::Uuid::from_u128(1),
+        address: "nowhere:1".into(),
+        labels: BTreeMap::new(),
+        slots: 4,
+        previous,
+        not_started: Vec::new(),
+        adopted: Vec::new(),
+        to_report: Vec::new(),
+        journal_is_whole: true,
+    };
+    let open = |previous| controller.engine.open_session(request(previous));
+    let first = open(None).await.unwrap().session;
+    assert_eq!(open(None).await.unwrap_err(), Refusal::NewerSession { newest: first });
+    let both = tokio::join!(open(Some(first)), open(Some(first)));
+    let (Ok(opened), Err(refusal)) = (if both.0.is_ok() { both } else { (both.1, both.0) }) else { panic!("one of the two is opened") };
+    assert_eq!(refusal, Refusal::NewerSession { newest: opened.session });
+    assert!(controller.shared.ledger().session(opened.session).is_some());
     controller.stop().await;
 }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use chrono_flow::ledger::{Command, Decide, EntryError, Fate, Fire, Ledger, decode_entry, encode_entry};
-use chrono_flow::model::{Job, JobId, JobSpec, OnWorkerLost, SessionId, Trigger, UnixMs};
+use chrono_flow::model::{Job, JobId, JobSpec, OnWorkerLost, RunId, SessionId, Trigger, UnixMs, WorkerId};
+use uuid::Uuid;
 
 use super::world::{CLUSTER, DAY, Habit, World};
 
@@ -29,6 +30,18 @@ fn entries_keep_their_bytes() {
         Command::Recorded { up_to: 5 },
         Command::EndSession { at: UnixMs(10), session, unstarted_after: UnixMs(11) },
         Command::ForgetSessions { sessions: vec![session] },
+        Command::OpenSession {
+            at: UnixMs(12),
+            worker: WorkerId("w".into()),
+            data_dir: Uuid::from_u128(13),
+            address: "a:1".into(),
+            labels: BTreeMap::from([("zone".into(), "eu".into())]),
+            slots: 14,
+            not_started: vec![(RunId(Uuid::from_u128(15)), 16)],
+            held: vec![(RunId(Uuid::from_u128(17)), 18)],
+            journal_is_whole: true,
+            previous: Some(session),
+        },
     ];
     let bytes = encode_entry(&commands);
     assert_eq!(hex(&bytes), include_str!("entry.hex").trim());

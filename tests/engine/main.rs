@@ -8,5 +8,6 @@ mod driver;
 mod formats;
 mod random;
 mod script;
+mod sessions;
 mod workers;
 mod world;

@@ -1,0 +1,70 @@
+//! Sessions are opened one after the other: an order to open that knows of no newer one is refused (PROTOCOL C1).
+
+use std::collections::BTreeMap;
+
+use chrono_flow::ledger::{Command, OpenRun, Reply};
+use chrono_flow::model::{Epoch, JobSpec, OnWorkerLost, RunId, SessionId, WorkerId};
+use uuid::Uuid;
+
+use super::world::{DAY, Habit, World};
+
+/// What a worker may say of the runs that it was given, and of its journal.
+type Claims = (Vec<(RunId, Epoch)>, bool);
+
+fn open(world: &mut World, previous: Option<SessionId>, (held, journal_is_whole): Claims) -> Reply {
+    let command = Command::OpenSession {
+        at: world.now,
+        worker: WorkerId("w".into()),
+        data_dir: Uuid::from_u128(1),
+        address: String::new(),
+        labels: BTreeMap::new(),
+        slots: 4,
+        not_started: Vec::new(),
+        held,
+        journal_is_whole,
+        previous,
+    };
+    world.apply(vec![command]).remove(0)
+}
+
+/// A session of "w", and a run that it was given.
+fn with_a_run() -> (World, SessionId, OpenRun) {
+    let mut world = World::new(DAY);
+    world.worker_up("w", BTreeMap::new());
+    let mut spec = JobSpec::new("a", "*/2 * * * * *", "c");
+    spec.on_worker_lost = OnWorkerLost::Retry;
+    spec.retry.max_attempts = 3;
+    world.create(spec, Habit { lasts_ms: 60_000, succeeds: true });
+    world.run_to(DAY + 3_000);
+    let run = OpenRun::clone(world.ledger.open_runs().next().expect("a run is open"));
+    let session = run.assigned.expect("the worker has it").session;
+    (world, session, run)
+}
+
+#[test]
+fn an_order_to_open_that_was_overtaken_changes_nothing() {
+    for is_whole in [true, false] {
+        let (mut world, first, run) = with_a_run();
+        let Reply::Session(second) = open(&mut world, Some(first), (vec![(run.id, run.epoch)], true)) else {
+            panic!("the session is not opened");
+        };
+        let before = world.ledger.clone();
+        for previous in [None, Some(first)] {
+            assert_eq!(open(&mut world, previous, (Vec::new(), is_whole)), Reply::Refused);
+        }
+        assert!(world.ledger.sessions().eq(before.sessions()) && world.ledger.open_runs().eq(before.open_runs()));
+        assert_eq!(world.ledger.newest_session(Uuid::from_u128(1)), Some(second));
+    }
+}
+
+#[test]
+fn who_knows_the_newest_session_opens_the_next_though_that_one_is_over() {
+    let (mut world, first, run) = with_a_run();
+    world.apply(vec![Command::EndSession { at: world.now, session: first, unstarted_after: world.now }]);
+    assert_eq!(open(&mut world, None, (Vec::new(), true)), Reply::Refused, "the run that it had is told of by who followed it");
+    let held = vec![(run.id, run.epoch)];
+    let Reply::Session(second) = open(&mut world, Some(first), (held.clone(), true)) else { panic!("the session is not opened") };
+    assert_eq!(world.ledger.open_run(run.id).and_then(|run| run.assigned).map(|assigned| assigned.session), Some(second));
+    // The answer was lost: it is followed as any other.
+    assert!(matches!(open(&mut world, Some(second), (held, true)), Reply::Session(_)));
+}
