@@ -40,7 +40,9 @@ pub struct Users {
 impl Users {
     pub fn new(seed: u64) -> Users {
         let mut random = Random(seed);
-        let jobs_max = random.pick(&[4, 12, 30]);
+        let few = random.pick(&[4, 12, 30]);
+        // For a soak: most fires for the time that it takes come with some hundreds.
+        let jobs_max = std::env::var("CHRONO_FLOW_SIM_JOBS").map_or(few, |many| many.parse().expect("a number of jobs"));
         Users { random, next_ms: 0, jobs_max, jobs_made: 0, keys: 0, asked_for: Arc::default() }
     }
 
