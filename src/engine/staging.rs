@@ -99,6 +99,14 @@ impl Staging {
         told.to_revoke.extend(its_own.filter(|id| !told.revoked.contains(id)));
     }
 
+    /// What was asked back, was not given back, and has not been heard to run, is asked back again: its start may have come to nothing, and
+    /// then it waits again.
+    pub fn ask_again(&mut self, has_started: impl Fn(RunId) -> bool) {
+        for told in self.sessions.values_mut() {
+            told.to_revoke.extend(told.revoked.extract_if(.., |id| !has_started(*id)));
+        }
+    }
+
     /// Takes the next orders for a session. The caller says later what became of them: `failed`, or nothing.
     pub fn take_orders(&mut self, session: SessionId) -> Orders {
         let Some(told) = self.sessions.get_mut(&session) else { return Orders::default() };

@@ -169,7 +169,8 @@ pub enum StageResult {
     Accepted,
     /// This (run, epoch) or a later one was revoked here, or lies below the floor: it did not and will not start.
     Revoked,
-    /// Drain, full spool or journal error: nothing was kept, and it did not and will not start under this epoch.
+    /// Drain, full spool or journal error: it did not start under this epoch, and will not. Nothing is kept of that: orders come in their
+    /// order, so that this one has no copy that could come later.
     Declined(String),
 }
 

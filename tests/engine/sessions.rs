@@ -1,8 +1,9 @@
-//! Sessions are opened one after the other: an order to open that knows of no newer one is refused (PROTOCOL C1).
+//! Sessions are opened one after the other: an order to open that was overtaken is refused (PROTOCOL C1). And what a session is asked for.
 
 use std::collections::BTreeMap;
 
-use chrono_flow::ledger::{Command, OpenRun, Reply};
+use chrono_flow::engine::staging::Staging;
+use chrono_flow::ledger::{Command, Heir, OpenRun, Reply};
 use chrono_flow::model::{Epoch, JobSpec, OnWorkerLost, RunId, SessionId, WorkerId};
 use uuid::Uuid;
 
@@ -67,4 +68,20 @@ fn who_knows_the_newest_session_opens_the_next_though_that_one_is_over() {
     assert_eq!(world.ledger.open_run(run.id).and_then(|run| run.assigned).map(|assigned| assigned.session), Some(second));
     // The answer was lost: it is followed as any other.
     assert!(matches!(open(&mut world, Some(second), (held, true)), Reply::Session(_)));
+}
+
+#[test]
+fn what_was_asked_back_and_neither_came_nor_started_is_asked_back_again() {
+    let (_, session, run) = with_a_run();
+    let mut staging = Staging::default();
+    staging.look_at(run.id, Some(&run));
+    assert_eq!(staging.take_orders(session).stage, [run.id]);
+    staging.look_at(run.id, Some(&OpenRun { heir: Some(Heir::Nobody), ..run.clone() }));
+    let asked_back = vec![(run.id, run.epoch)];
+    assert_eq!(staging.take_orders(session).revoke, asked_back);
+    assert!(staging.take_orders(session).is_empty(), "once is enough");
+    staging.ask_again(|_| false);
+    assert_eq!(staging.take_orders(session).revoke, asked_back);
+    staging.ask_again(|id| id == run.id);
+    assert!(staging.take_orders(session).is_empty(), "it runs");
 }

@@ -334,6 +334,10 @@ fn a_spawn_that_came_too_late_waits_again_and_one_that_failed_ends_the_run() {
     assert_eq!(transcript(&mut runs), "discard #2\njournal ended 2\nreport 2 failed");
     runs.tick(at(2));
     assert_eq!(transcript(&mut runs), "journal starting 1\nspawn 1 as #3");
+    let is_given_back = |runs: &mut Runs| runs.revoke(at(3), &[RunRef { run: run(1), epoch: 1 }])[0].not_started;
+    assert!(!is_given_back(&mut runs), "it may start any moment");
+    runs.spawn_failed(at(4), 3, SpawnFailure::TooLate);
+    assert!(is_given_back(&mut runs), "asked again, when the guardian has refused it");
 }
 
 #[test]

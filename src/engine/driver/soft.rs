@@ -82,6 +82,11 @@ impl Soft {
         }
     }
 
+    /// Whether a worker has said that this run started.
+    pub fn has_started(&self, run: RunId) -> bool {
+        self.lock().started.contains_key(&run)
+    }
+
     /// These runs are open no more, or never were: what runs is told by workers, before or after the ledger has it here.
     pub fn ended(&self, runs: impl IntoIterator<Item = RunId>) {
         let mut state = self.lock();

@@ -32,6 +32,8 @@ const FEED_PATIENCE_MS: i64 = 500;
 const PROPOSE_AGAIN_MS: i64 = 20;
 /// How often what runs is compared with the ledger, in which a run may have ended before its start was told here.
 const SWEEP_EVERY_MS: i64 = 60_000;
+/// How often a worker is asked again for what it has not given back.
+const ASK_AGAIN_EVERY_MS: i64 = 1_000;
 
 type Callers = Vec<(usize, oneshot::Sender<Answer>)>;
 
@@ -56,6 +58,7 @@ pub struct Turns {
     /// When this node last asked another one to lead, because of its clock.
     handed_over_at_boot_ms: Option<i64>,
     swept_at_boot_ms: i64,
+    asked_again_at_boot_ms: i64,
     /// Sessions that have a batch of orders on its way.
     busy: BTreeSet<SessionId>,
 }
@@ -90,6 +93,7 @@ impl Turns {
             planned_at: UnixMs(i64::MIN),
             handed_over_at_boot_ms: None,
             swept_at_boot_ms: now.boot_ms,
+            asked_again_at_boot_ms: now.boot_ms,
             busy: BTreeSet::new(),
         }
     }
@@ -340,6 +344,10 @@ impl Turns {
         }
         for session in self.soft.draining() {
             self.core.staging.hand_back(session);
+        }
+        if now.boot_ms - self.asked_again_at_boot_ms >= ASK_AGAIN_EVERY_MS {
+            self.asked_again_at_boot_ms = now.boot_ms;
+            self.core.staging.ask_again(|run| self.soft.has_started(run));
         }
         let sessions: Vec<SessionId> = self.core.staging.sessions().collect();
         let mut batches = Vec::new();
