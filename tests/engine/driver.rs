@@ -125,7 +125,13 @@ async fn a_worker_that_missed_an_answer_is_told_which_session_it_has_to_follow()
         journal_is_whole: true,
     };
     let open = |previous| controller.engine.open_session(request(previous));
-    let first = open(None).await.unwrap().session;
+    let first = loop {
+        match open(None).await {
+            Ok(opened) => break opened.session,
+            Err(refusal) => assert!(matches!(refusal, Refusal::NotLeader { .. }), "{refusal}"), // the loop has not heard of it yet
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
     assert_eq!(open(None).await.unwrap_err(), Refusal::NewerSession { newest: first });
     let both = tokio::join!(open(Some(first)), open(Some(first)));
     let (Ok(opened), Err(refusal)) = (if both.0.is_ok() { both } else { (both.1, both.0) }) else { panic!("one of the two is opened") };
