@@ -63,6 +63,8 @@ pub enum Mutation {
     ClockNotCompared,
     /// PROTOCOL H3: a jump of the clock is not noticed.
     JumpNotNoticed,
+    /// PROTOCOL H3: another clock is compared with this one as it stood before the question, not after the answer.
+    ComparesAsAsked,
     /// A snapshot lacks the fires that wait.
     SnapshotWithoutWaiting,
 }

@@ -117,6 +117,9 @@ impl ClockJudge {
 
     /// By how much another clock is ahead of this node's wall, as it seemed, and how long asking took (0 for a heartbeat).
     pub fn sample(&mut self, source: Source, offset_ms: i64, rtt_ms: i64, boot_ms: i64) {
+        if self.jump.is_some_and(|jump| boot_ms <= jump.at_boot_ms) {
+            return; // taken by the clock as it was
+        }
         let samples = self.samples.entry(source).or_default();
         // Others may say whatever they like, and it is computed with.
         let offset_ms = offset_ms.clamp(-OFFSET_MS_MAX, OFFSET_MS_MAX);
@@ -366,6 +369,7 @@ mod tests {
         judge.sample(Source::Controller(2), 0, 0, 100);
         judge.sample(Source::Controller(3), 0, 0, 100);
         assert!(judge.observe(reading(1_601_000, 1_000)).is_some());
+        judge.sample(Source::Controller(2), 0, 0, 1_000); // came in while the jump was being noticed
         judge.observe(reading(1_602_000, 2_000));
         assert!(!judge.is_good(), "steady, and nobody was asked since");
         for id in [2, 3] {

@@ -16,6 +16,8 @@ pub struct History {
     late: BTreeSet<JobId>,
     /// The newest row of each run, with the index that left it.
     pub rows: BTreeMap<RunId, (u64, Run)>,
+    /// Runs that were given up as lost, whatever became of them since.
+    lost: BTreeSet<RunId>,
 }
 
 /// How many milliseconds behind the watermark instants are surely remembered.
@@ -55,7 +57,12 @@ impl History {
             Some(Reason::Superseded | Reason::Revoked) => older.state == RunState::Skipped,
             _ => older.state == RunState::Lost,
         };
-        let is_allowed = older.as_ref().is_none_or(|(_, older)| may_turn_out(older));
+        if row.state == RunState::Lost {
+            self.lost.insert(row.id);
+        }
+        // What became of a lost run may be told twice, before either was recorded (PROTOCOL F3).
+        let is_repeated = |older: &Run| older == row && self.lost.contains(&row.id);
+        let is_allowed = older.as_ref().is_none_or(|(_, older)| may_turn_out(older) || is_repeated(older));
         assert!(is_allowed, "a run that has ended leaves another row: {older:?}, then {row:?}");
     }
 

@@ -9,6 +9,7 @@ use crate::controller::FEW_UNRECORDED;
 use crate::faults::Trouble;
 use crate::random::{OnPanic, seeds};
 use crate::sim::Sim;
+use crate::users::JOBS_MAX;
 
 /// How long things go wrong.
 const STORM_MS: u64 = 90_000;
@@ -46,15 +47,15 @@ impl Sim {
             assert!(self.now_ms < healed_ms + 120_000, "what waits is not recorded within 120 s");
         }
         let recorded_ms = self.now_ms - healed_ms;
+        if self.users.jobs_max > JOBS_MAX {
+            // They take all slots there are.
+            self.delete_all();
+            self.rest().await;
+        }
         let silence_ms = self.probe().await;
         self.delete_all();
         self.run_until(self.now_ms + 10_000).await;
-        for _ in 0..100 {
-            if self.is_at_rest() {
-                break;
-            }
-            self.run_until(self.now_ms + 2_000).await;
-        }
+        self.rest().await;
         let ledger = &self.witness.ledger;
         assert_eq!(self.store.lock().unwrap().jobs.len(), 0, "the jobs could not be deleted");
         assert_eq!(ledger.jobs().count(), 0, "the ledger still has jobs");
@@ -78,6 +79,15 @@ impl Sim {
             leader_ms,
             recorded_ms,
             silence_ms,
+        }
+    }
+
+    async fn rest(&mut self) {
+        for _ in 0..100 {
+            if self.is_at_rest() {
+                break;
+            }
+            self.run_until(self.now_ms + 2_000).await;
         }
     }
 

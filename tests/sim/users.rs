@@ -24,6 +24,8 @@ const SCHEDULES: [&str; 10] = [
 ];
 const HABITS: [&str; 8] = ["30 0 0", "200 0 10", "900 30 0", "900 0 20000", "2500 50 100", "2500 0 20000", "15000 0 0", "40000 10 20000"];
 
+/// More have to be asked for.
+pub const JOBS_MAX: usize = 30;
 /// A job that stays as it is.
 const LONG: JobId = JobId(1);
 
@@ -40,7 +42,7 @@ pub struct Users {
 impl Users {
     pub fn new(seed: u64) -> Users {
         let mut random = Random(seed);
-        let few = random.pick(&[4, 12, 30]);
+        let few = random.pick(&[4, 12, JOBS_MAX]);
         // For a soak: most fires for the time that it takes come with some hundreds.
         let jobs_max = std::env::var("CHRONO_FLOW_SIM_JOBS").map_or(few, |many| many.parse().expect("a number of jobs"));
         Users { random, next_ms: 0, jobs_max, jobs_made: 0, keys: 0, asked_for: Arc::default() }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::model::NodeId;
+use crate::mutation::{self, Mutation};
 use crate::rpc::peer::{MembersWish, Proposed, Pulse};
 use crate::rpc::wire::Refusal;
 use crate::shutdown::Shutdown;
@@ -90,12 +91,15 @@ pub async fn run(inner: Arc<Inner>, shutdown: Shutdown) {
     }
 }
 
-/// What it says of its clock is as of half-way (PROTOCOL H2).
+/// What it says of its clock is as of half-way (PROTOCOL H2). Counted back from the answer: had the wall clock been set meanwhile, one that
+/// was compared as it stood before would seem right (H3).
 async fn ask(inner: &Inner, of: NodeId) {
-    let (sent_ms, sent_at) = (inner.clock.boot_ms(), inner.clock.wall());
+    let sent = inner.clock.now();
     let Ok(Ok(pulse)) = tokio::time::timeout(PULSE_TIMEOUT, inner.peers.pulse(of)).await else { return };
-    let now_boot_ms = inner.clock.boot_ms();
+    let now = inner.clock.now();
+    let now_boot_ms = now.boot_ms as i64;
     inner.pulses.lock().insert(of, Heard { at_boot_ms: now_boot_ms, applied: pulse.applied });
-    let rtt_ms = now_boot_ms - sent_ms;
-    inner.soft.sample_clock(of, pulse.now.since(sent_at).saturating_sub(rtt_ms / 2), rtt_ms, now_boot_ms);
+    let rtt_ms = now_boot_ms - sent.boot_ms as i64;
+    let wall = if mutation::is(Mutation::ComparesAsAsked) { sent.wall + rtt_ms } else { now.wall };
+    inner.soft.sample_clock(of, pulse.now.since(wall).saturating_add(rtt_ms / 2), rtt_ms, now_boot_ms);
 }
