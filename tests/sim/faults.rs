@@ -5,6 +5,7 @@ use chrono_flow::rpc::peer::MembersWish;
 
 use crate::disk::Loss;
 use crate::network::{FAIR, Place, Weather};
+use crate::random::Random;
 use crate::sim::Sim;
 
 /// Something that is to be mended.
@@ -49,12 +50,13 @@ pub enum Trouble {
     WorkerSleepsAtItsBeat,
     HearsOnlyTheOldLeader,
     RebootsTwice,
+    DrainsWorker,
 }
 
 use Trouble::*;
 
 /// Each as often as it is here.
-const TROUBLES: [Trouble; 29] = [
+const TROUBLES: [Trouble; 31] = [
     BadWeather,
     Delays,
     IsolatesController,
@@ -84,6 +86,8 @@ const TROUBLES: [Trouble; 29] = [
     WorkerSleepsAtItsBeat,
     HearsOnlyTheOldLeader,
     RebootsTwice,
+    DrainsWorker,
+    DrainsWorker,
 ];
 /// A machine that stands still as a whole excuses what its guardian can't do: not in every history.
 const PAUSES_MACHINES_EVERY: u64 = 3;
@@ -116,21 +120,30 @@ impl Sim {
     }
 
     pub fn trouble(&mut self) {
-        self.troubles_at_ms = self.now_ms + 300 + self.random.below(6_000);
+        self.troubles_at_ms = self.now_ms + 300 + self.troubles.below(6_000);
         self.one_trouble();
-        if self.random.chance(30) {
+        if self.troubles.chance(30) {
             self.one_trouble();
         }
     }
 
+    /// What comes next, and the seed of all that is drawn for it: what comes after it doesn't depend on it.
+    fn next_trouble(&mut self) -> (Trouble, u64) {
+        let random = &mut self.troubles;
+        let any = if self.seed.is_multiple_of(PAUSES_MACHINES_EVERY) && random.chance(5) { PausesMachine } else { random.pick(&TROUBLES) };
+        let trouble = self.focus.filter(|focus| random.chance(focus.percent())).unwrap_or(any);
+        (trouble, random.next())
+    }
+
     fn one_trouble(&mut self) {
-        let any = if self.seed.is_multiple_of(PAUSES_MACHINES_EVERY) && self.random.chance(5) {
-            PausesMachine
-        } else {
-            self.random.pick(&TROUBLES)
-        };
-        let trouble = self.focus.filter(|focus| self.random.chance(focus.percent())).unwrap_or(any);
+        let (trouble, seed) = self.next_trouble();
         self.trace("trouble", trouble as u64, 0);
+        let others = std::mem::replace(&mut self.random, Random(seed));
+        self.cause(trouble);
+        self.random = others;
+    }
+
+    fn cause(&mut self, trouble: Trouble) {
         match trouble {
             BadWeather => self.weather(Weather { drop_percent: 20, duplicate_percent: 10, delay_ms_max: 60 }),
             Delays => self.weather(Weather { drop_percent: 2, duplicate_percent: 30, delay_ms_max: 250 }),
@@ -160,6 +173,7 @@ impl Sim {
             WorkerSleepsAtItsBeat => self.worker_sleeps_at_its_beat(),
             HearsOnlyTheOldLeader => self.hears_only_the_old_leader(),
             RebootsTwice => self.reboots_twice(),
+            DrainsWorker => self.drain_worker(),
         }
     }
 
@@ -384,6 +398,16 @@ impl Sim {
         self.mend_at(self.now_ms + 1_500, Mend::Restart(index));
     }
 
+    /// SIGTERM; a second one, perhaps. It comes back.
+    fn drain_worker(&mut self) {
+        let (index, drain_ms) = (self.some_worker(), self.random.pick(&[0, 2_000, 8_000, 30_000]));
+        self.workers[index].ask_to_stop(drain_ms);
+        if self.workers[index].agent.is_none() && self.workers[index].restarts_at_ms.is_none() {
+            let at_ms = self.later(12_000);
+            self.worker_is_down(index, at_ms);
+        }
+    }
+
     // ---- mending
 
     pub fn mend_at(&mut self, at_ms: u64, mend: Mend) {
@@ -442,6 +466,9 @@ impl Sim {
             worker.machine_paused_until_ms = now_ms;
             worker.sleeps_at_next_beat_ms = None;
             worker.dies_after_records = None;
+            if worker.is_leaving() {
+                worker.die();
+            }
             if worker.agent.is_none() {
                 worker.restarts_at_ms = Some(now_ms);
             }

@@ -16,6 +16,7 @@ mod controller;
 mod faults;
 mod guardian;
 mod history;
+mod leaving;
 mod links;
 mod mutations;
 mod network;

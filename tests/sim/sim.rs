@@ -32,6 +32,8 @@ pub struct Sim {
     pub focus: Option<Trouble>,
     pub now_ms: u64,
     pub random: Random,
+    /// When something goes wrong, and what: the same whether it is then done or not.
+    pub troubles: Random,
     pub network: Network,
     pub controllers: BTreeMap<NodeId, Controller>,
     pub workers: Vec<Worker>,
@@ -91,6 +93,7 @@ impl Sim {
             is_calm: false,
             has_removed: false,
             terms: BTreeMap::new(),
+            troubles: Random(random.next()),
             lives: 0,
             compared: BTreeMap::new(),
             trace: crc32fast::Hasher::new(),

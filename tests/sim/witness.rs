@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono_flow::ledger::{Command, Effect, Ledger, OpenRun, Reply, decode_entry};
-use chrono_flow::model::{Epoch, Job, JobId, NodeId, Overlap, RunId, Trigger};
+use chrono_flow::model::{Epoch, Job, JobId, NodeId, Overlap, RunId, RunState, Trigger};
 
 use crate::clocks::DAY;
 use crate::controller::Seen;
@@ -70,6 +70,7 @@ impl Witness {
                 self.history.row(index, row);
             }
         }
+        self.check_moved(&before, &effects);
         self.check_ledger(&effects);
         self.past.insert(index, self.ledger.clone());
         while self.past.len() > PAST_KEPT {
@@ -100,6 +101,21 @@ impl Witness {
         }
     }
 
+    /// A run moves, or is skipped, only when what had it before has not started it, and never will (PROTOCOL D1).
+    fn check_moved(&mut self, before: &Ledger, effects: &[Effect]) {
+        for effect in effects {
+            let Effect::Run(id) = effect else { continue };
+            let Some(had) = before.open_run(*id).and_then(|run| run.assigned) else { continue };
+            let is_proved = match self.ledger.open_run(*id) {
+                Some(run) => run.assigned.is_none_or(|assigned| assigned.epoch != had.epoch),
+                None => self.ledger.run(*id).is_some_and(|row| row.state == RunState::Skipped),
+            };
+            if is_proved {
+                self.not_started(*id, had.epoch);
+            }
+        }
+    }
+
     /// The replica of a node is the same as everybody's at this index.
     pub fn compare(&self, node: NodeId, ledger: &Ledger) {
         if let Some(past) = self.past.get(&ledger.applied()) {
@@ -107,9 +123,9 @@ impl Witness {
         }
     }
 
-    /// A worker says that a run did not start under this epoch, and never will.
+    /// A run did not start under this epoch, and never will: so its worker says, or the ledger.
     pub fn not_started(&mut self, run: RunId, epoch: Epoch) {
-        assert!(self.started.get(&run) != Some(&epoch), "run {run} has started under epoch {epoch}, and its worker says it has not");
+        assert!(self.started.get(&run) != Some(&epoch), "run {run} has started under epoch {epoch}, and it is said that it has not");
         self.refused.insert((run, epoch));
     }
 

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::clocks::NodeClock;
 use crate::controller::CLUSTER;
 use crate::guardian::{Guardian, Notice, Order, Started, habit};
+use crate::leaving::Leaving;
 use crate::network::{Ask, Message, Packet, PeerAsk, PeerTold, Place};
 use crate::random::Random;
 use crate::worker_calls::Calls;
@@ -52,6 +53,8 @@ pub struct Worker {
     /// With it, the guardian.
     pub machine_paused_until_ms: u64,
     pub restarts_at_ms: Option<u64>,
+    /// With so much time for its runs.
+    pub asked_to_stop_ms: Option<u64>,
     /// The process dies behind so many more records.
     pub dies_after_records: Option<u64>,
     pub arrivals: VecDeque<Packet>,
@@ -75,6 +78,7 @@ pub struct Agent {
     /// Answers that wait for the journal.
     answers: Vec<(Place, Message)>,
     outputs: BTreeMap<Token, u64>,
+    pub leaving: Option<Leaving>,
 }
 
 impl Worker {
@@ -95,6 +99,7 @@ impl Worker {
             agent_paused_until_ms: 0,
             machine_paused_until_ms: 0,
             restarts_at_ms: Some(0),
+            asked_to_stop_ms: None,
             dies_after_records: None,
             arrivals: VecDeque::new(),
             random,
@@ -131,7 +136,8 @@ impl Worker {
         let mut runs = Runs::new(Limits { slots: self.slots, held_max: 5_000 }, past.cluster, past.session);
         recover(past, self.is_of_other_boot, &mut runs, &mut Nothing, now).expect("nothing fails");
         let calls = Calls::new(number, &self.controllers, now.boot_us as u64 / 1_000);
-        self.agent = Some(Agent { runs, calls, connections: BTreeMap::new(), answers: Vec::new(), outputs: BTreeMap::new() });
+        let (connections, outputs) = (BTreeMap::new(), BTreeMap::new());
+        self.agent = Some(Agent { runs, calls, connections, answers: Vec::new(), outputs, leaving: None });
         self.act(now_ms);
         if self.agent.is_some() {
             // What matters of earlier files is written again.
@@ -148,6 +154,7 @@ impl Worker {
         self.guardian.end_everything();
         self.arrivals.clear();
         self.dies_after_records = None;
+        self.asked_to_stop_ms = None;
     }
 
     /// The machine goes down: what the page cache held may be lost.
@@ -167,7 +174,8 @@ impl Worker {
             let runs = agent.runs.next_deadline_us(self.now(now_ms)).map(|boot_us| self.when_ms(boot_us));
             let notices = self.guardian.notices.front().map(|(boot_ms, _)| self.when_ms(boot_ms * 1_000));
             let calls = agent.calls.next_due_ms(&agent.runs).map(|boot_ms| self.when_ms(boot_ms as i64 * 1_000));
-            let due = [runs, notices, calls];
+            let leaving = agent.leaving.map(|leaving| self.when_ms(leaving.until_us()));
+            let due = [runs, notices, calls, leaving];
             due.into_iter().flatten().min().map_or(u64::MAX, |due_ms| due_ms.max(paused_until_ms))
         });
         [guardian, agent].into_iter().flatten().min()
@@ -192,6 +200,9 @@ impl Worker {
         }
         if let Some(agent) = &mut self.agent {
             agent.runs.tick(now);
+        }
+        self.go_on_leaving(now);
+        if let Some(agent) = &mut self.agent {
             agent.calls.prepare(now, &mut agent.runs);
         }
         self.act(now_ms);
