@@ -6,7 +6,7 @@ use chrono_flow::rpc::peer::MembersWish;
 use crate::disk::Loss;
 use crate::network::{FAIR, Place, Weather};
 use crate::random::Random;
-use crate::sim::Sim;
+use crate::sim::{RIVAL, Sim};
 
 /// Something that is to be mended.
 pub enum Mend {
@@ -17,6 +17,8 @@ pub enum Mend {
     Disk(NodeId),
     Clock(Place),
     Spool(usize),
+    /// The second process of a name goes, and doesn't come back.
+    Rival,
     /// The process is started again.
     Restart(usize),
     /// Another one is to lead.
@@ -51,12 +53,15 @@ pub enum Trouble {
     HearsOnlyTheOldLeader,
     RebootsTwice,
     DrainsWorker,
+    WipesWorker,
+    StartsRival,
+    KillsGuardian,
 }
 
 use Trouble::*;
 
 /// Each as often as it is here.
-const TROUBLES: [Trouble; 31] = [
+const TROUBLES: [Trouble; 34] = [
     BadWeather,
     Delays,
     IsolatesController,
@@ -88,6 +93,9 @@ const TROUBLES: [Trouble; 31] = [
     RebootsTwice,
     DrainsWorker,
     DrainsWorker,
+    WipesWorker,
+    StartsRival,
+    KillsGuardian,
 ];
 /// A machine that stands still as a whole excuses what its guardian can't do: not in every history.
 const PAUSES_MACHINES_EVERY: u64 = 3;
@@ -112,7 +120,7 @@ impl Sim {
     }
 
     fn some_worker(&mut self) -> usize {
-        self.random.below(self.workers.len() as u64) as usize
+        self.random.below(RIVAL as u64) as usize
     }
 
     fn later(&mut self, ms_max: u64) -> u64 {
@@ -174,6 +182,9 @@ impl Sim {
             HearsOnlyTheOldLeader => self.hears_only_the_old_leader(),
             RebootsTwice => self.reboots_twice(),
             DrainsWorker => self.drain_worker(),
+            WipesWorker => self.wipe_worker(),
+            StartsRival => self.start_rival(),
+            KillsGuardian => self.kill_guardian(),
         }
     }
 
@@ -408,6 +419,44 @@ impl Sim {
         }
     }
 
+    /// A worker comes back with an empty disk, soon or late (PROTOCOL C1).
+    fn wipe_worker(&mut self) {
+        let index = self.some_worker();
+        let at_ms = self.later(25_000);
+        self.workers[index].wipe();
+        self.worker_is_down(index, at_ms);
+    }
+
+    /// A second process comes that has the name of the first worker, and another disk (PROTOCOL C1). The first one may be cut off.
+    fn start_rival(&mut self) {
+        if self.workers[RIVAL].agent.is_some() || self.workers[RIVAL].restarts_at_ms.is_some() {
+            return;
+        }
+        let until_ms = self.later(25_000) + 20_000;
+        self.workers[RIVAL].wipe();
+        self.workers[RIVAL].restarts_at_ms = Some(self.now_ms + 100);
+        self.mend_at(until_ms, Mend::Rival);
+        if self.random.chance(70) {
+            let ends_ms = self.later(40_000);
+            for id in self.controllers.keys().copied().collect::<Vec<_>>() {
+                self.cut(Place::Worker(0), Place::Controller(id), ends_ms);
+            }
+        }
+    }
+
+    /// The guardian is killed: alone, or with its agent.
+    fn kill_guardian(&mut self) {
+        let (index, with_agent) = (self.some_worker(), self.random.chance(50));
+        if self.workers[index].agent.is_none() {
+            return;
+        }
+        self.workers[index].kill_guardian(with_agent);
+        if with_agent {
+            let at_ms = self.later(12_000);
+            self.worker_is_down(index, at_ms);
+        }
+    }
+
     // ---- mending
 
     pub fn mend_at(&mut self, at_ms: u64, mend: Mend) {
@@ -437,6 +486,12 @@ impl Sim {
             Mend::Clock(Place::Controller(id)) => self.controllers.get_mut(&id).expect("a known node").clock.set_right(now_ms),
             Mend::Clock(Place::Worker(index)) => self.workers[index].clock.set_right(now_ms),
             Mend::Leader(id) => self.wish(id, MembersWish::Transfer { to: None }),
+            Mend::Rival => {
+                self.workers[RIVAL].die();
+                self.workers[RIVAL].restarts_at_ms = None;
+                self.network.lives.remove(&Place::Worker(RIVAL));
+                self.trace("rival down", RIVAL as u64, 0);
+            }
             Mend::Restart(index) => {
                 self.workers[index].die();
                 self.worker_is_down(index, now_ms + 300);
@@ -469,7 +524,7 @@ impl Sim {
             if worker.is_leaving() {
                 worker.die();
             }
-            if worker.agent.is_none() {
+            if worker.agent.is_none() && worker.index != RIVAL {
                 worker.restarts_at_ms = Some(now_ms);
             }
         }

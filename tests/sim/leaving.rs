@@ -47,6 +47,12 @@ impl Worker {
         self.asked_to_stop_ms.is_some() || self.agent.as_ref().is_some_and(|agent| agent.leaving.is_some())
     }
 
+    /// It has said that its session is over.
+    pub fn has_left(&self) -> bool {
+        let leaving = self.agent.as_ref().and_then(|agent| agent.leaving);
+        matches!(leaving, Some(Leaving::Session(_) | Leaving::Ends(_)))
+    }
+
     pub fn go_on_leaving(&mut self, now: Now) {
         let Some(agent) = &mut self.agent else { return };
         let in_ms = |ms: u64| now.boot_us + ms as i64 * 1_000;

@@ -26,6 +26,9 @@ const COMPARE_EVERY: u64 = 32;
 /// In some histories a further controller waits to become a member.
 pub const SPARE: NodeId = 4;
 
+/// Behind the workers, one that has the name of the first.
+pub const RIVAL: usize = 3;
+
 pub struct Sim {
     pub seed: u64,
     /// What goes wrong more often than anything else.
@@ -73,10 +76,11 @@ impl Sim {
         if focus == Some(Trouble::StopsStore) {
             controllers.values_mut().for_each(|it| it.unrecorded_max = FEW_UNRECORDED);
         }
-        let names = ["a", "b", "c"];
+        let names = ["a", "b", "c", "a"];
         let workers =
             names.iter().enumerate().map(|(index, name)| Worker::new(index, index as u128 + 1, name, random.next(), founders.clone()));
-        let workers = workers.collect();
+        let mut workers: Vec<Worker> = workers.collect();
+        workers[RIVAL].restarts_at_ms = None;
         Sim {
             seed,
             focus,
@@ -263,6 +267,7 @@ impl Sim {
         for seen in &seen {
             self.witness.seen(id, seen);
         }
+        self.check_rivals();
         if let Some(ledger) = ledger {
             let before = self.compared.insert(id, ledger.applied()).unwrap_or(0);
             let is_restored = seen.iter().any(|seen| matches!(seen, crate::controller::Seen::Restored));
@@ -296,6 +301,9 @@ impl Sim {
         if was_up && self.workers[index].agent.is_none() {
             let restarts_at_ms = now_ms + 100 + self.random.below(5_000);
             self.worker_is_down(index, restarts_at_ms);
+            if index == RIVAL {
+                self.workers[RIVAL].restarts_at_ms = None;
+            }
         }
     }
 
@@ -315,12 +323,14 @@ impl Sim {
         }
     }
 
-    /// Runs that live, and whether their machine was stopped as a whole once: then they may overlap with their next attempt.
+    /// Runs that live, and whether they may overlap with their next attempt: their machine was stopped as a whole once, or nobody holds
+    /// them any more.
     fn alive(&self) -> Vec<(RunId, JobId, bool)> {
         let processes = |worker: &Worker| {
-            let is_excused = worker.was_machine_paused;
-            let of = |process: &crate::guardian::Process| (process.launch.run, process.launch.job, is_excused);
-            worker.guardian.processes.values().map(of).collect::<Vec<_>>()
+            let is_excused = worker.was_machine_paused || worker.guardian.is_dead;
+            let held = worker.guardian.processes.values().map(|process| (process, is_excused));
+            let left = worker.leftovers.values().map(|process| (process, true));
+            held.chain(left).map(|(process, is_excused)| (process.launch.run, process.launch.job, is_excused)).collect::<Vec<_>>()
         };
         self.workers.iter().flat_map(processes).collect()
     }

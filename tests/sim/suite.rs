@@ -102,6 +102,8 @@ impl Sim {
     async fn probe(&mut self) -> u64 {
         let mut spec = JobSpec::new("probe", "* * * * * *", "30 0 0");
         spec.overlap = Overlap::Allow;
+        // What a worker was given just before its disk was wiped, or before it went for good, has no other end.
+        spec.lost_after_s = 20;
         let began_ms = self.now_ms;
         let now = self.controllers[&1].clock.wall(self.now_ms);
         let job = self.store.lock().unwrap().create(spec, now);
