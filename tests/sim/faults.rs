@@ -1,5 +1,7 @@
 //! What goes wrong: one thing at a time, two at once, and a few combinations that the rules of the protocol are there for.
 
+use std::collections::BTreeSet;
+
 use chrono_flow::model::NodeId;
 use chrono_flow::rpc::peer::MembersWish;
 
@@ -25,7 +27,7 @@ pub enum Mend {
     Leader(NodeId),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Trouble {
     BadWeather,
     Delays,
@@ -100,6 +102,11 @@ const TROUBLES: [Trouble; 34] = [
 /// A machine that stands still as a whole excuses what its guardian can't do: not in every history.
 const PAUSES_MACHINES_EVERY: u64 = 3;
 
+/// All that can go wrong.
+pub fn kinds() -> BTreeSet<Trouble> {
+    TROUBLES.into_iter().chain([PausesMachine]).collect()
+}
+
 impl Trouble {
     /// How often it comes where it is looked for: what lasts long needs others that are well meanwhile.
     fn percent(self) -> u64 {
@@ -145,6 +152,9 @@ impl Sim {
 
     fn one_trouble(&mut self) {
         let (trouble, seed) = self.next_trouble();
+        if !self.kinds.contains(&trouble) {
+            return;
+        }
         self.trace("trouble", trouble as u64, 0);
         let others = std::mem::replace(&mut self.random, Random(seed));
         self.cause(trouble);

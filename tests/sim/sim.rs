@@ -1,6 +1,6 @@
 //! The cluster, its time, and one step of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::disk::Loss;
 use crate::faults::{Mend, Trouble};
 use crate::network::{Message, Network, Packet, Place};
 use crate::random::Random;
+use crate::shrink::Storm;
 use crate::store::{Client, State};
 use crate::users::Users;
 use crate::witness::Witness;
@@ -33,6 +34,8 @@ pub struct Sim {
     pub seed: u64,
     /// What goes wrong more often than anything else.
     pub focus: Option<Trouble>,
+    /// All others are left out.
+    pub kinds: BTreeSet<Trouble>,
     pub now_ms: u64,
     pub random: Random,
     /// When something goes wrong, and what: the same whether it is then done or not.
@@ -59,7 +62,8 @@ pub struct Sim {
 }
 
 impl Sim {
-    pub fn new(seed: u64, focus: Option<Trouble>) -> Sim {
+    pub fn new(seed: u64, storm: &Storm) -> Sim {
+        let focus = storm.focus;
         let mut random = Random(seed);
         let count = if seed.is_multiple_of(5) { 5 } else { 3 };
         let founders: Vec<NodeId> = (1..=count).collect();
@@ -84,6 +88,7 @@ impl Sim {
         Sim {
             seed,
             focus,
+            kinds: storm.kinds.clone(),
             now_ms: 0,
             network: Network::new(random.next()),
             controllers,
