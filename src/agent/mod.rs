@@ -16,7 +16,7 @@
 //! store has it. Working directory of commands without one of their own: the agent's.
 //!
 //! When the guardian dies or the journal can't be written, the agent can't keep its promises: it ends, says why (`Agent::fatal`), and with
-//! it ends everything it has started.
+//! it ends everything it has started (that of which a dead guardian had not told the start is ended by nobody).
 
 pub use crate::clock;
 

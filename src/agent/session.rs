@@ -42,7 +42,7 @@ pub(super) struct Shared {
     pub commands: mpsc::Sender<Command>,
     pub status: watch::Receiver<AgentStatus>,
     pub links: Arc<Links>,
-    /// The session is given up, and no other one is wanted: no heartbeat any more.
+    /// The session is given up, and no other one is wanted: no heartbeat any more, and nothing opened anew.
     pub has_left: AtomicBool,
 }
 
@@ -83,6 +83,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
         }
         if shared.status.clone().wait_for(|status| status.session.is_none()).await.is_err() {
             return;
+        }
+        if shared.has_left.load(Ordering::Relaxed) {
+            return; // a heartbeat that was on its way has said what is wanted
         }
         log::warn!("the session is over: what has not started is given back");
     }

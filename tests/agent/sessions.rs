@@ -173,8 +173,13 @@ async fn a_second_agent_on_the_same_directory_is_refused() {
 async fn an_agent_whose_guardian_died_says_why_it_can_not_go_on() {
     let world = World::new().await;
     let guardian = crate::support::inline_text(&world.run("echo $PPID").await);
+    let staged = stage("echo $$; exec sleep 1000");
+    let run = staged.run;
+    world.stage(vec![staged]).await;
+    let pid: u32 = world.read_until(run, |text| text.ends_with('\n')).await.trim().parse().unwrap();
     std::process::Command::new("kill").args(["-9", guardian.trim()]).status().unwrap();
     let mut fatal = world.agent.fatal();
     let why = fatal.wait_for(Option::is_some).await.unwrap().clone().unwrap();
     assert!(why.contains("guardian"), "{why}");
+    assert!(!is_alive(pid), "what nobody holds any more is ended before the agent");
 }

@@ -29,6 +29,16 @@ impl Sim {
         *highest = term;
     }
 
+    /// A session opens beside no other process of its name whose lease is not out by its own clock (PROTOCOL C1).
+    pub fn check_rivals(&mut self) {
+        for (name, data_dir) in std::mem::take(&mut self.witness.opened) {
+            for rival in self.workers.iter().filter(|it| it.name == name && it.data_dir != data_dir && it.agent.is_some()) {
+                let is_out = rival.guardian.lease_end_ms() < rival.boot_us(self.now_ms) / 1_000;
+                assert!(is_out || rival.has_left(), "worker {name} has a session, and another one of its name has not lost its own");
+            }
+        }
+    }
+
     /// The store has what a worker lets go of.
     pub fn forgot(&self, ended: &Ended) {
         if ended.spooled_bytes == 0 {

@@ -226,6 +226,7 @@ impl Life {
                     Ask::Open(request) => Told::Opened(engine.open_session(request).await),
                     Ask::Beat(heartbeat) => Told::Granted(engine.heartbeat(heartbeat).await),
                     Ask::Report(report) => Told::Reported(engine.report(report).await),
+                    Ask::Close(request) => Told::Closed(engine.close_session(request).await),
                 };
                 outside.send(from, Message::Told { call, told });
             }),

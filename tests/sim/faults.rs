@@ -1,11 +1,14 @@
 //! What goes wrong: one thing at a time, two at once, and a few combinations that the rules of the protocol are there for.
 
+use std::collections::BTreeSet;
+
 use chrono_flow::model::NodeId;
 use chrono_flow::rpc::peer::MembersWish;
 
 use crate::disk::Loss;
 use crate::network::{FAIR, Place, Weather};
-use crate::sim::Sim;
+use crate::random::Random;
+use crate::sim::{RIVAL, Sim};
 
 /// Something that is to be mended.
 pub enum Mend {
@@ -16,13 +19,15 @@ pub enum Mend {
     Disk(NodeId),
     Clock(Place),
     Spool(usize),
+    /// The second process of a name goes, and doesn't come back.
+    Rival,
     /// The process is started again.
     Restart(usize),
     /// Another one is to lead.
     Leader(NodeId),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Trouble {
     BadWeather,
     Delays,
@@ -49,12 +54,16 @@ pub enum Trouble {
     WorkerSleepsAtItsBeat,
     HearsOnlyTheOldLeader,
     RebootsTwice,
+    DrainsWorker,
+    WipesWorker,
+    StartsRival,
+    KillsGuardian,
 }
 
 use Trouble::*;
 
 /// Each as often as it is here.
-const TROUBLES: [Trouble; 29] = [
+const TROUBLES: [Trouble; 34] = [
     BadWeather,
     Delays,
     IsolatesController,
@@ -84,9 +93,19 @@ const TROUBLES: [Trouble; 29] = [
     WorkerSleepsAtItsBeat,
     HearsOnlyTheOldLeader,
     RebootsTwice,
+    DrainsWorker,
+    DrainsWorker,
+    WipesWorker,
+    StartsRival,
+    KillsGuardian,
 ];
 /// A machine that stands still as a whole excuses what its guardian can't do: not in every history.
 const PAUSES_MACHINES_EVERY: u64 = 3;
+
+/// All that can go wrong.
+pub fn kinds() -> BTreeSet<Trouble> {
+    TROUBLES.into_iter().chain([PausesMachine]).collect()
+}
 
 impl Trouble {
     /// How often it comes where it is looked for: what lasts long needs others that are well meanwhile.
@@ -108,7 +127,7 @@ impl Sim {
     }
 
     fn some_worker(&mut self) -> usize {
-        self.random.below(self.workers.len() as u64) as usize
+        self.random.below(RIVAL as u64) as usize
     }
 
     fn later(&mut self, ms_max: u64) -> u64 {
@@ -116,21 +135,33 @@ impl Sim {
     }
 
     pub fn trouble(&mut self) {
-        self.troubles_at_ms = self.now_ms + 300 + self.random.below(6_000);
+        self.troubles_at_ms = self.now_ms + 300 + self.troubles.below(6_000);
         self.one_trouble();
-        if self.random.chance(30) {
+        if self.troubles.chance(30) {
             self.one_trouble();
         }
     }
 
+    /// What comes next, and the seed of all that is drawn for it: what comes after it doesn't depend on it.
+    fn next_trouble(&mut self) -> (Trouble, u64) {
+        let random = &mut self.troubles;
+        let any = if self.seed.is_multiple_of(PAUSES_MACHINES_EVERY) && random.chance(5) { PausesMachine } else { random.pick(&TROUBLES) };
+        let trouble = self.focus.filter(|focus| random.chance(focus.percent())).unwrap_or(any);
+        (trouble, random.next())
+    }
+
     fn one_trouble(&mut self) {
-        let any = if self.seed.is_multiple_of(PAUSES_MACHINES_EVERY) && self.random.chance(5) {
-            PausesMachine
-        } else {
-            self.random.pick(&TROUBLES)
-        };
-        let trouble = self.focus.filter(|focus| self.random.chance(focus.percent())).unwrap_or(any);
+        let (trouble, seed) = self.next_trouble();
+        if !self.kinds.contains(&trouble) {
+            return;
+        }
         self.trace("trouble", trouble as u64, 0);
+        let others = std::mem::replace(&mut self.random, Random(seed));
+        self.cause(trouble);
+        self.random = others;
+    }
+
+    fn cause(&mut self, trouble: Trouble) {
         match trouble {
             BadWeather => self.weather(Weather { drop_percent: 20, duplicate_percent: 10, delay_ms_max: 60 }),
             Delays => self.weather(Weather { drop_percent: 2, duplicate_percent: 30, delay_ms_max: 250 }),
@@ -160,6 +191,10 @@ impl Sim {
             WorkerSleepsAtItsBeat => self.worker_sleeps_at_its_beat(),
             HearsOnlyTheOldLeader => self.hears_only_the_old_leader(),
             RebootsTwice => self.reboots_twice(),
+            DrainsWorker => self.drain_worker(),
+            WipesWorker => self.wipe_worker(),
+            StartsRival => self.start_rival(),
+            KillsGuardian => self.kill_guardian(),
         }
     }
 
@@ -384,6 +419,54 @@ impl Sim {
         self.mend_at(self.now_ms + 1_500, Mend::Restart(index));
     }
 
+    /// SIGTERM; a second one, perhaps. It comes back.
+    fn drain_worker(&mut self) {
+        let (index, drain_ms) = (self.some_worker(), self.random.pick(&[0, 2_000, 8_000, 30_000]));
+        self.workers[index].ask_to_stop(drain_ms);
+        if self.workers[index].agent.is_none() && self.workers[index].restarts_at_ms.is_none() {
+            let at_ms = self.later(12_000);
+            self.worker_is_down(index, at_ms);
+        }
+    }
+
+    /// A worker comes back with an empty disk, soon or late (PROTOCOL C1).
+    fn wipe_worker(&mut self) {
+        let index = self.some_worker();
+        let at_ms = self.later(25_000);
+        self.workers[index].wipe();
+        self.worker_is_down(index, at_ms);
+    }
+
+    /// A second process comes that has the name of the first worker, and another disk (PROTOCOL C1). The first one may be cut off.
+    fn start_rival(&mut self) {
+        if self.workers[RIVAL].agent.is_some() || self.workers[RIVAL].restarts_at_ms.is_some() {
+            return;
+        }
+        let until_ms = self.later(25_000) + 20_000;
+        self.workers[RIVAL].wipe();
+        self.workers[RIVAL].restarts_at_ms = Some(self.now_ms + 100);
+        self.mend_at(until_ms, Mend::Rival);
+        if self.random.chance(70) {
+            let ends_ms = self.later(40_000);
+            for id in self.controllers.keys().copied().collect::<Vec<_>>() {
+                self.cut(Place::Worker(0), Place::Controller(id), ends_ms);
+            }
+        }
+    }
+
+    /// The guardian is killed: alone, or with its agent.
+    fn kill_guardian(&mut self) {
+        let (index, with_agent) = (self.some_worker(), self.random.chance(50));
+        if self.workers[index].agent.is_none() {
+            return;
+        }
+        self.workers[index].kill_guardian(with_agent);
+        if with_agent {
+            let at_ms = self.later(12_000);
+            self.worker_is_down(index, at_ms);
+        }
+    }
+
     // ---- mending
 
     pub fn mend_at(&mut self, at_ms: u64, mend: Mend) {
@@ -413,6 +496,12 @@ impl Sim {
             Mend::Clock(Place::Controller(id)) => self.controllers.get_mut(&id).expect("a known node").clock.set_right(now_ms),
             Mend::Clock(Place::Worker(index)) => self.workers[index].clock.set_right(now_ms),
             Mend::Leader(id) => self.wish(id, MembersWish::Transfer { to: None }),
+            Mend::Rival => {
+                self.workers[RIVAL].die();
+                self.workers[RIVAL].restarts_at_ms = None;
+                self.network.lives.remove(&Place::Worker(RIVAL));
+                self.trace("rival down", RIVAL as u64, 0);
+            }
             Mend::Restart(index) => {
                 self.workers[index].die();
                 self.worker_is_down(index, now_ms + 300);
@@ -442,7 +531,10 @@ impl Sim {
             worker.machine_paused_until_ms = now_ms;
             worker.sleeps_at_next_beat_ms = None;
             worker.dies_after_records = None;
-            if worker.agent.is_none() {
+            if worker.is_leaving() {
+                worker.die();
+            }
+            if worker.agent.is_none() && worker.index != RIVAL {
                 worker.restarts_at_ms = Some(now_ms);
             }
         }

@@ -43,6 +43,8 @@ pub struct Guardian {
     permit_end_ms: i64,
     lease_end_ms: i64,
     is_lease_end_handled: bool,
+    /// It was killed: what it held goes on, and nobody is told.
+    pub is_dead: bool,
     pub processes: BTreeMap<Token, Process>,
 }
 
@@ -60,6 +62,7 @@ impl Default for Guardian {
             permit_end_ms: i64::MIN,
             lease_end_ms: i64::MIN,
             is_lease_end_handled: true,
+            is_dead: false,
             processes: BTreeMap::new(),
         }
     }
@@ -89,7 +92,7 @@ impl Guardian {
             let end_ms = if process.has_exited { process.ends_at_ms + process.lingers_ms } else { process.ends_at_ms };
             end_ms.min(process.kill_at_ms.unwrap_or(i64::MAX))
         };
-        let lease = (!self.is_lease_end_handled).then_some(self.lease_end_ms + 1);
+        let lease = (!self.is_lease_end_handled && !self.is_dead).then_some(self.lease_end_ms + 1);
         let processes = self.processes.values().map(process).min();
         [self.orders.front().map(|(due_ms, _)| *due_ms), lease, processes].into_iter().flatten().min()
     }
@@ -97,6 +100,10 @@ impl Guardian {
     /// Obeys, and lets the time of its processes go on. Answers what has started.
     pub fn run(&mut self, boot_ms: i64, random: &mut Random) -> Vec<Started> {
         let mut started = Vec::new();
+        if self.is_dead {
+            self.processes.retain(|_, process| !process.has_ended(boot_ms));
+            return started;
+        }
         while let Some((_, order)) = self.orders.pop_front_if(|(due_ms, _)| *due_ms <= boot_ms) {
             match order {
                 Order::Spawn { token, launch, epoch, not_after_ms } => {
@@ -151,6 +158,20 @@ impl Guardian {
         notices.into_iter().for_each(|notice| self.tell(boot_ms, random, notice));
     }
 
+    /// It is killed itself: its children belong to nobody, and do what they have begun.
+    pub fn die(&mut self) {
+        self.is_dead = true;
+        self.orders.clear();
+        for process in self.processes.values_mut() {
+            process.kill_at_ms = None;
+        }
+    }
+
+    /// The session may have started something, or may have something alive, up to here.
+    pub fn lease_end_ms(&self) -> i64 {
+        self.lease_end_ms
+    }
+
     /// The agent has died: nothing that it started lives on.
     pub fn end_everything(&mut self) {
         *self = Guardian::default();
@@ -165,6 +186,11 @@ impl Process {
         let lingers_ms = if random.chance(5) { random.below(2_000) as i64 } else { 0 };
         let ends_at_ms = boot_ms + lasts_ms;
         Process { launch, ends_at_ms, exit, lingers_ms, kill_at_ms: None, ignores_term: random.chance(25), has_exited: false }
+    }
+
+    /// With all its children, by itself.
+    pub fn has_ended(&self, boot_ms: i64) -> bool {
+        self.ends_at_ms + self.lingers_ms <= boot_ms
     }
 
     fn stop(&mut self, boot_ms: i64, grace_ms: u64, random: &mut Random) {

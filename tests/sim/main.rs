@@ -2,7 +2,7 @@
 //! forget, a network that loses, a store that fails and clocks that lie. One seed is one history. What must always be true is checked at
 //! every step; then the faults heal, and what must come true in the end has to.
 //!
-//! Repeat a failing seed with CHRONO_FLOW_SEED; CHRONO_FLOW_TRACE=1 tells its story.
+//! Repeat a failing seed with CHRONO_FLOW_SEED; CHRONO_FLOW_TRACE=1 tells its story, CHRONO_FLOW_SHRINK=1 leaves out what it doesn't need.
 
 #[path = "../consensus/disk.rs"]
 #[allow(dead_code)]
@@ -16,10 +16,12 @@ mod controller;
 mod faults;
 mod guardian;
 mod history;
+mod leaving;
 mod links;
 mod mutations;
 mod network;
 mod outside;
+mod shrink;
 mod sim;
 mod store;
 mod suite;

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono_flow::engine::driver::{Answer, Call};
 use chrono_flow::model::{NodeId, SessionId};
 use chrono_flow::rpc::peer::{MembersWish, Proposed, Pulse};
-use chrono_flow::rpc::wire::{Grant, Heartbeat, OpenSession, OutputPage, ReadOutput, Refusal, Report, ReportAck, SessionOpened};
+use chrono_flow::rpc::wire::{
+    CloseSession, Grant, Heartbeat, OpenSession, OutputPage, ReadOutput, Refusal, Report, ReportAck, SessionOpened,
+};
 
 use crate::random::Random;
 
@@ -21,12 +23,14 @@ pub enum Ask {
     Open(OpenSession),
     Beat(Heartbeat),
     Report(Report),
+    Close(CloseSession),
 }
 
 pub enum Told {
     Opened(Result<SessionOpened, Refusal>),
     Granted(Result<Grant, Refusal>),
     Reported(Result<ReportAck, Refusal>),
+    Closed(Result<(), Refusal>),
     /// Nobody is there: the connection is refused, or broke.
     Nothing,
 }

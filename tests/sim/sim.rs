@@ -1,6 +1,6 @@
 //! The cluster, its time, and one step of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::disk::Loss;
 use crate::faults::{Mend, Trouble};
 use crate::network::{Message, Network, Packet, Place};
 use crate::random::Random;
+use crate::shrink::Storm;
 use crate::store::{Client, State};
 use crate::users::Users;
 use crate::witness::Witness;
@@ -26,12 +27,19 @@ const COMPARE_EVERY: u64 = 32;
 /// In some histories a further controller waits to become a member.
 pub const SPARE: NodeId = 4;
 
+/// Behind the workers, one that has the name of the first.
+pub const RIVAL: usize = 3;
+
 pub struct Sim {
     pub seed: u64,
     /// What goes wrong more often than anything else.
     pub focus: Option<Trouble>,
+    /// All others are left out.
+    pub kinds: BTreeSet<Trouble>,
     pub now_ms: u64,
     pub random: Random,
+    /// When something goes wrong, and what: the same whether it is then done or not.
+    pub troubles: Random,
     pub network: Network,
     pub controllers: BTreeMap<NodeId, Controller>,
     pub workers: Vec<Worker>,
@@ -54,7 +62,8 @@ pub struct Sim {
 }
 
 impl Sim {
-    pub fn new(seed: u64, focus: Option<Trouble>) -> Sim {
+    pub fn new(seed: u64, storm: &Storm) -> Sim {
+        let focus = storm.focus;
         let mut random = Random(seed);
         let count = if seed.is_multiple_of(5) { 5 } else { 3 };
         let founders: Vec<NodeId> = (1..=count).collect();
@@ -71,13 +80,15 @@ impl Sim {
         if focus == Some(Trouble::StopsStore) {
             controllers.values_mut().for_each(|it| it.unrecorded_max = FEW_UNRECORDED);
         }
-        let names = ["a", "b", "c"];
+        let names = ["a", "b", "c", "a"];
         let workers =
             names.iter().enumerate().map(|(index, name)| Worker::new(index, index as u128 + 1, name, random.next(), founders.clone()));
-        let workers = workers.collect();
+        let mut workers: Vec<Worker> = workers.collect();
+        workers[RIVAL].restarts_at_ms = None;
         Sim {
             seed,
             focus,
+            kinds: storm.kinds.clone(),
             now_ms: 0,
             network: Network::new(random.next()),
             controllers,
@@ -91,6 +102,7 @@ impl Sim {
             is_calm: false,
             has_removed: false,
             terms: BTreeMap::new(),
+            troubles: Random(random.next()),
             lives: 0,
             compared: BTreeMap::new(),
             trace: crc32fast::Hasher::new(),
@@ -260,6 +272,7 @@ impl Sim {
         for seen in &seen {
             self.witness.seen(id, seen);
         }
+        self.check_rivals();
         if let Some(ledger) = ledger {
             let before = self.compared.insert(id, ledger.applied()).unwrap_or(0);
             let is_restored = seen.iter().any(|seen| matches!(seen, crate::controller::Seen::Restored));
@@ -293,6 +306,9 @@ impl Sim {
         if was_up && self.workers[index].agent.is_none() {
             let restarts_at_ms = now_ms + 100 + self.random.below(5_000);
             self.worker_is_down(index, restarts_at_ms);
+            if index == RIVAL {
+                self.workers[RIVAL].restarts_at_ms = None;
+            }
         }
     }
 
@@ -312,12 +328,14 @@ impl Sim {
         }
     }
 
-    /// Runs that live, and whether their machine was stopped as a whole once: then they may overlap with their next attempt.
+    /// Runs that live, and whether they may overlap with their next attempt: their machine was stopped as a whole once, or nobody holds
+    /// them any more.
     fn alive(&self) -> Vec<(RunId, JobId, bool)> {
         let processes = |worker: &Worker| {
-            let is_excused = worker.was_machine_paused;
-            let of = |process: &crate::guardian::Process| (process.launch.run, process.launch.job, is_excused);
-            worker.guardian.processes.values().map(of).collect::<Vec<_>>()
+            let is_excused = worker.was_machine_paused || worker.guardian.is_dead;
+            let held = worker.guardian.processes.values().map(|process| (process, is_excused));
+            let left = worker.leftovers.values().map(|process| (process, true));
+            held.chain(left).map(|(process, is_excused)| (process.launch.run, process.launch.job, is_excused)).collect::<Vec<_>>()
         };
         self.workers.iter().flat_map(processes).collect()
     }

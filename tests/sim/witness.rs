@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono_flow::ledger::{Command, Effect, Ledger, OpenRun, Reply, decode_entry};
-use chrono_flow::model::{Epoch, Job, JobId, NodeId, Overlap, RunId, Trigger};
+use chrono_flow::model::{Epoch, Job, JobId, NodeId, Overlap, Reason, Run, RunId, RunState, SessionId, Trigger, UnixMs, WorkerId};
+use uuid::Uuid;
 
 use crate::clocks::DAY;
 use crate::controller::Seen;
@@ -28,6 +29,10 @@ pub struct Witness {
     /// PROTOCOL B10, where it is set low.
     pub unrecorded_max: Option<u64>,
     pub starts: u64,
+    /// Sessions that their workers have closed.
+    closed: BTreeSet<SessionId>,
+    /// Sessions that have been opened, and not been looked at.
+    pub opened: Vec<(WorkerId, Uuid)>,
     /// When each job's last start was, by the boot time.
     pub last_starts: BTreeMap<JobId, u64>,
 }
@@ -58,6 +63,12 @@ impl Witness {
         let replies = self.ledger.apply(index, commands.clone(), &mut effects);
         for (command, reply) in commands.iter().zip(&replies) {
             self.history.jobs_changed(&before, command, reply);
+            if let (Command::OpenSession { worker, data_dir, .. }, Reply::Session(_)) = (command, reply) {
+                self.opened.push((worker.clone(), *data_dir));
+            }
+            if let (Command::EndSession { session, unstarted_after: UnixMs::MIN, .. }, Reply::Done) = (command, reply) {
+                self.closed.insert(*session);
+            }
             if let Command::PutJob(job) = command {
                 self.check_taken_back(job, reply);
             }
@@ -70,6 +81,7 @@ impl Witness {
                 self.history.row(index, row);
             }
         }
+        self.check_moved(&before, &effects);
         self.check_ledger(&effects);
         self.past.insert(index, self.ledger.clone());
         while self.past.len() > PAST_KEPT {
@@ -100,6 +112,29 @@ impl Witness {
         }
     }
 
+    /// A run moves, or is skipped, only when what had it before has not started it, and never will (PROTOCOL D1).
+    fn check_moved(&mut self, before: &Ledger, effects: &[Effect]) {
+        for effect in effects {
+            let Effect::Run(id) = effect else { continue };
+            let Some(had) = before.open_run(*id).and_then(|run| run.assigned) else { continue };
+            let is_proved = match self.ledger.open_run(*id) {
+                Some(run) => run.assigned.is_none_or(|assigned| assigned.epoch != had.epoch),
+                None => {
+                    let row = self.ledger.run(*id);
+                    if row.as_ref().is_some_and(is_given_up) {
+                        // Of a session that is open, or that its worker has given up, nothing is lost.
+                        let is_over = before.any_session(had.session).is_none_or(|session| session.ended_at.is_some());
+                        assert!(is_over && !self.closed.contains(&had.session), "run {id} is given up, and its session is not lost");
+                    }
+                    row.is_some_and(|row| row.state == RunState::Skipped)
+                }
+            };
+            if is_proved {
+                self.not_started(*id, had.epoch);
+            }
+        }
+    }
+
     /// The replica of a node is the same as everybody's at this index.
     pub fn compare(&self, node: NodeId, ledger: &Ledger) {
         if let Some(past) = self.past.get(&ledger.applied()) {
@@ -107,9 +142,9 @@ impl Witness {
         }
     }
 
-    /// A worker says that a run did not start under this epoch, and never will.
+    /// A run did not start under this epoch, and never will: so its worker says, or the ledger.
     pub fn not_started(&mut self, run: RunId, epoch: Epoch) {
-        assert!(self.started.get(&run) != Some(&epoch), "run {run} has started under epoch {epoch}, and its worker says it has not");
+        assert!(self.started.get(&run) != Some(&epoch), "run {run} has started under epoch {epoch}, and it is said that it has not");
         self.refused.insert((run, epoch));
     }
 
@@ -136,6 +171,11 @@ impl Witness {
             assert!(!is_beside, "runs {run} and {other} of job {job} at once");
         }
     }
+}
+
+/// Lost by the leader's word; a worker that returns says it too, of what it has ended with its lease.
+fn is_given_up(row: &Run) -> bool {
+    row.reason == Some(Reason::WorkerLost) && row.error.as_deref().is_some_and(|error| error.starts_with("its worker has"))
 }
 
 fn difference(one: &Ledger, other: &Ledger) -> String {

@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use crate::clocks::NodeClock;
 use crate::controller::CLUSTER;
-use crate::guardian::{Guardian, Notice, Order, Started, habit};
+use crate::guardian::{Guardian, Notice, Order, Process, Started, habit};
+use crate::leaving::Leaving;
 use crate::network::{Ask, Message, Packet, PeerAsk, PeerTold, Place};
 use crate::random::Random;
 use crate::worker_calls::Calls;
@@ -48,10 +49,14 @@ pub struct Worker {
     is_of_other_boot: bool,
     pub agent: Option<Agent>,
     pub guardian: Guardian,
+    /// What a dead guardian has left, by the process id and the start time that were told of it.
+    pub leftovers: BTreeMap<(u32, u64), Process>,
     pub agent_paused_until_ms: u64,
     /// With it, the guardian.
     pub machine_paused_until_ms: u64,
     pub restarts_at_ms: Option<u64>,
+    /// With so much time for its runs.
+    pub asked_to_stop_ms: Option<u64>,
     /// The process dies behind so many more records.
     pub dies_after_records: Option<u64>,
     pub arrivals: VecDeque<Packet>,
@@ -68,6 +73,8 @@ pub struct Worker {
 
 /// One life of the process.
 pub struct Agent {
+    /// No two lives have the same. Processes have it as their id.
+    number: u64,
     pub runs: Runs,
     pub calls: Calls,
     /// Connections in the order in which they came.
@@ -75,6 +82,7 @@ pub struct Agent {
     /// Answers that wait for the journal.
     answers: Vec<(Place, Message)>,
     outputs: BTreeMap<Token, u64>,
+    pub leaving: Option<Leaving>,
 }
 
 impl Worker {
@@ -92,9 +100,11 @@ impl Worker {
             is_of_other_boot: false,
             agent: None,
             guardian: Guardian::default(),
+            leftovers: BTreeMap::new(),
             agent_paused_until_ms: 0,
             machine_paused_until_ms: 0,
             restarts_at_ms: Some(0),
+            asked_to_stop_ms: None,
             dies_after_records: None,
             arrivals: VecDeque::new(),
             random,
@@ -129,9 +139,13 @@ impl Worker {
         let mut before = std::mem::take(&mut self.journal);
         self.journal.extend(past.session_record());
         let mut runs = Runs::new(Limits { slots: self.slots, held_max: 5_000 }, past.cluster, past.session);
-        recover(past, self.is_of_other_boot, &mut runs, &mut Nothing, now).expect("nothing fails");
+        let mut remains = Leftovers(&mut self.leftovers);
+        recover(past, self.is_of_other_boot, &mut runs, &mut remains, now).expect("nothing fails");
+        let is_known = |record: &Record| matches!(record, Record::Started { pid, start_time_ticks, .. } if self.leftovers.contains_key(&(*pid, *start_time_ticks)));
+        assert!(!before.iter().any(is_known), "a new life of worker {} leaves something alive that its journal knows of", self.name);
         let calls = Calls::new(number, &self.controllers, now.boot_us as u64 / 1_000);
-        self.agent = Some(Agent { runs, calls, connections: BTreeMap::new(), answers: Vec::new(), outputs: BTreeMap::new() });
+        let (connections, outputs) = (BTreeMap::new(), BTreeMap::new());
+        self.agent = Some(Agent { number, runs, calls, connections, answers: Vec::new(), outputs, leaving: None });
         self.act(now_ms);
         if self.agent.is_some() {
             // What matters of earlier files is written again.
@@ -144,15 +158,44 @@ impl Worker {
 
     /// kill -9; the guardian ends what was started.
     pub fn die(&mut self) {
-        self.agent = None;
+        if let Some(agent) = self.agent.take().filter(|_| self.guardian.is_dead) {
+            let left = std::mem::take(&mut self.guardian.processes).into_iter();
+            self.leftovers.extend(left.map(|(token, process)| ((agent.number as u32, token), process)));
+        }
         self.guardian.end_everything();
         self.arrivals.clear();
         self.dies_after_records = None;
+        self.asked_to_stop_ms = None;
+    }
+
+    /// The guardian is killed, and its agent with it, or else as soon as it notices.
+    pub fn kill_guardian(&mut self, with_agent: bool) {
+        self.guardian.die();
+        if with_agent {
+            self.die();
+        }
+    }
+
+    /// The agent notices that its guardian is dead: it ends what it knows to be started, and itself.
+    fn guardian_lost(&mut self) {
+        let Some(agent) = &self.agent else { return };
+        for (_, token) in agent.runs.processes() {
+            self.guardian.processes.remove(&token);
+        }
+        self.die();
+    }
+
+    /// The data directory is lost, and with it all that this worker could prove.
+    pub fn wipe(&mut self) {
+        self.die();
+        self.journal.clear();
+        self.data_dir = Uuid::from_u64_pair(self.random.next(), self.random.next());
     }
 
     /// The machine goes down: what the page cache held may be lost.
     pub fn power_off(&mut self) {
         self.die();
+        self.leftovers.clear();
         let lost = self.random.below(20) as usize;
         self.journal.truncate(self.journal.len().saturating_sub(lost));
         self.is_of_other_boot = true;
@@ -167,7 +210,8 @@ impl Worker {
             let runs = agent.runs.next_deadline_us(self.now(now_ms)).map(|boot_us| self.when_ms(boot_us));
             let notices = self.guardian.notices.front().map(|(boot_ms, _)| self.when_ms(boot_ms * 1_000));
             let calls = agent.calls.next_due_ms(&agent.runs).map(|boot_ms| self.when_ms(boot_ms as i64 * 1_000));
-            let due = [runs, notices, calls];
+            let leaving = agent.leaving.map(|leaving| self.when_ms(leaving.until_us()));
+            let due = [runs, notices, calls, leaving];
             due.into_iter().flatten().min().map_or(u64::MAX, |due_ms| due_ms.max(paused_until_ms))
         });
         [guardian, agent].into_iter().flatten().min()
@@ -179,6 +223,7 @@ impl Worker {
         }
         let boot_ms = self.boot_us(now_ms) / 1_000;
         let started = self.guardian.run(boot_ms, &mut self.random);
+        self.leftovers.retain(|_, process| !process.has_ended(boot_ms));
         self.events.extend(started.into_iter().map(Event::Started));
         if now_ms < self.agent_paused_until_ms || self.agent.is_none() {
             return Vec::new();
@@ -187,11 +232,17 @@ impl Worker {
         while let Some((_, notice)) = self.guardian.notices.pop_front_if(|(due_ms, _)| *due_ms <= boot_ms) {
             self.notice(now, notice);
         }
+        if self.guardian.is_dead {
+            self.guardian_lost();
+        }
         while let Some(packet) = self.arrivals.pop_front() {
             self.receive(now, packet);
         }
         if let Some(agent) = &mut self.agent {
             agent.runs.tick(now);
+        }
+        self.go_on_leaving(now);
+        if let Some(agent) = &mut self.agent {
             agent.calls.prepare(now, &mut agent.runs);
         }
         self.act(now_ms);
@@ -223,7 +274,7 @@ impl Worker {
     fn notice(&mut self, now: Now, notice: Notice) {
         let Some(agent) = &mut self.agent else { return };
         match notice {
-            Notice::Spawned { token } => agent.runs.spawned(now, token, 1, token, now.wall()),
+            Notice::Spawned { token } => agent.runs.spawned(now, token, agent.number as u32, token, now.wall()),
             Notice::TooLate { token } => agent.runs.spawn_failed(now, token, SpawnFailure::TooLate),
             Notice::Exited { token, exit } => {
                 agent.runs.exited(now, token, exit, now.wall());
@@ -367,12 +418,12 @@ fn captured(bytes: u64) -> Captured {
     }
 }
 
-/// Of processes nothing is left; of output neither.
-struct Nothing;
+/// Of processes what a dead guardian has left; of output nothing.
+struct Leftovers<'a>(&'a mut BTreeMap<(u32, u64), Process>);
 
-impl Remains for Nothing {
-    fn kill(&mut self, _: u32, _: u64) -> Leftover {
-        Leftover::Gone
+impl Remains for Leftovers<'_> {
+    fn kill(&mut self, pid: u32, start_time_ticks: u64) -> Leftover {
+        self.0.remove(&(pid, start_time_ticks)).map_or(Leftover::Gone, |_| Leftover::Killed)
     }
     fn output(&mut self, _: RunId) -> Captured {
         Captured { inline: Some(Vec::new()), is_truncated: true, ..Captured::default() }

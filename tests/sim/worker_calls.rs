@@ -7,7 +7,7 @@ use std::sync::Arc;
 use chrono_flow::agent::runs::{Claims, Ended, Now, Runs};
 use chrono_flow::model::{Epoch, NodeId, RunId, SessionId, UnixMs, WorkerId};
 use chrono_flow::rpc::wire::{
-    Grant, Heartbeat, OpenSession, PROTOCOL_VERSION, Refusal, Report, ReportAck, RunEvent, RunReport, SessionOpened,
+    CloseSession, Grant, Heartbeat, OpenSession, PROTOCOL_VERSION, Refusal, Report, ReportAck, RunEvent, RunReport, SessionOpened,
 };
 use uuid::Uuid;
 
@@ -17,6 +17,7 @@ use crate::random::Random;
 const HEARTBEAT_MS: u64 = 1_000;
 const HEARTBEAT_DEADLINE_MS: u64 = 2_000;
 const OPEN_DEADLINE_MS: u64 = 10_000;
+const CLOSE_DEADLINE_MS: u64 = 2_000;
 const REPORT_DEADLINE_MS: u64 = 10_000;
 const BACKOFF_MS_MIN: u64 = 20;
 const BACKOFF_MS_MAX: u64 = 500;
@@ -44,6 +45,10 @@ pub struct Calls {
     beats: Vec<Turn<(SessionId, i64)>>,
     report: Turn<(SessionId, Vec<Arc<Ended>>)>,
     ended: VecDeque<Arc<Ended>>,
+    /// The session is given up, and no other one is wanted: no heartbeat any more.
+    left: Option<SessionId>,
+    close: Turn<()>,
+    is_session_closed: bool,
 }
 
 /// One kind of call: at most one is on its way.
@@ -94,7 +99,24 @@ impl Calls {
             beats: controllers.iter().map(|_| Turn::new(now_ms)).collect(),
             report: Turn::new(now_ms),
             ended: VecDeque::new(),
+            left: None,
+            close: Turn::new(now_ms),
+            is_session_closed: false,
         }
+    }
+
+    /// That this worker drains is said now, and not a second later.
+    pub fn beat_at_once(&mut self, now: Now) {
+        self.beats.iter_mut().for_each(|beat| beat.due_ms = now.boot_us as u64 / 1_000);
+    }
+
+    /// The session is to be closed.
+    pub fn leave(&mut self, now: Now, session: SessionId) {
+        (self.left, self.close) = (Some(session), Turn::new(now.boot_us as u64 / 1_000));
+    }
+
+    pub fn is_session_closed(&self) -> bool {
+        self.is_session_closed
     }
 
     pub fn ended(&mut self, ended: Arc<Ended>) {
@@ -106,6 +128,9 @@ impl Calls {
     }
 
     pub fn next_due_ms(&self, runs: &Runs) -> Option<u64> {
+        if self.left.is_some() {
+            return (!self.is_session_closed).then(|| self.close.next_due_ms());
+        }
         if runs.session().is_none() {
             let report = self.report.call.as_ref().map(|(_, deadline_ms, _)| *deadline_ms);
             return report.into_iter().chain([self.open.next_due_ms()]).min();
@@ -128,7 +153,12 @@ impl Calls {
         if self.report.is_late(now_ms) {
             self.put_back(now_ms);
         }
-        if runs.session().is_none() && self.open.is_due(now_ms) {
+        if self.close.is_late(now_ms) {
+            self.close.call = None;
+            self.try_another();
+            self.close.back_off(now_ms);
+        }
+        if runs.session().is_none() && self.left.is_none() && self.open.is_due(now_ms) {
             runs.lapse(now);
             self.claims = Some(runs.claims(self.newest));
         }
@@ -184,6 +214,17 @@ impl Calls {
             };
             asked.push((Place::Controller(self.controllers[self.leader]), Message::Ask { call, ask: Ask::Open(request) }));
         }
+        if let Some(cluster) = runs.cluster()
+            && let Some(session) = self.left
+        {
+            if !self.is_session_closed && self.close.is_due(now_ms) {
+                let call = self.call();
+                self.close.call = Some((call, now_ms + CLOSE_DEADLINE_MS, ()));
+                let request = CloseSession { cluster, worker: me.name.clone(), session };
+                asked.push((Place::Controller(self.controllers[self.leader]), Message::Ask { call, ask: Ask::Close(request) }));
+            }
+            return asked;
+        }
         let (Some(session), Some(cluster)) = (runs.session(), runs.cluster()) else { return asked };
         let counts = runs.counts();
         for place in 0..self.beats.len() {
@@ -231,6 +272,10 @@ impl Calls {
             }
             Told::Opened(answer) => self.opened(now, call, answer, runs),
             Told::Granted(answer) => self.granted(now, call, answer, runs),
+            Told::Closed(answer) => {
+                self.closed(now, call, answer);
+                None
+            }
             Told::Reported(answer) => {
                 self.reported(now, call, answer, runs);
                 None
@@ -250,6 +295,24 @@ impl Calls {
         if self.report.call.as_ref().is_some_and(|(of, _, _)| *of == call) {
             self.put_back(now_ms);
             self.try_another();
+        }
+        if self.close.answered(call).is_some() {
+            self.try_another();
+            self.close.back_off(now_ms);
+        }
+    }
+
+    fn closed(&mut self, now: Now, call: u64, answer: Result<(), Refusal>) {
+        if self.close.answered(call).is_none() {
+            return;
+        }
+        match answer {
+            Ok(()) => self.is_session_closed = true,
+            Err(refusal) => {
+                self.refer(&refusal);
+                self.try_another();
+                self.close.back_off(now.boot_us as u64 / 1_000);
+            }
         }
     }
 

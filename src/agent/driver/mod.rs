@@ -163,9 +163,17 @@ impl Driver {
             Err(error @ (SpawnError::TokenInUse | SpawnError::TooLarge | SpawnError::Io { .. })) => {
                 self.parts.runs.spawn_failed(now, token, SpawnFailure::Failed(format!("the command could not be started: {error}")));
             }
-            Err(SpawnError::Lost) => return Err(guardian_lost()),
+            Err(SpawnError::Lost) => return Err(self.guardian_lost()),
         }
         Ok(true)
+    }
+
+    /// Nobody holds what was started any more: it is ended here, as far as its start was told.
+    fn guardian_lost(&self) -> anyhow::Error {
+        for (pid, start_time_ticks) in self.parts.runs.processes() {
+            guardian::kill_leftover(pid, start_time_ticks);
+        }
+        anyhow!("the guardian process has died, and with it the hold on the commands it started: the worker must be started anew")
     }
 
     fn notice(&mut self, notice: Option<Notice>) -> Result<bool> {
@@ -178,7 +186,7 @@ impl Driver {
                 self.parts.runs.exited(timer::now(), token, exit, at.wall);
             }
             Some(Notice::GroupGone { token }) => self.parts.runs.group_gone(timer::now(), token),
-            Some(Notice::GuardianLost) | None => return Err(guardian_lost()),
+            Some(Notice::GuardianLost) | None => return Err(self.guardian_lost()),
         }
         Ok(true)
     }
@@ -474,10 +482,6 @@ enum Taken {
 #[cfg(debug_assertions)]
 fn has_written(actions: &[Action], is_such: impl Fn(&Record) -> bool) -> bool {
     actions.iter().any(|action| matches!(action, Action::Journal(record) if is_such(record)))
-}
-
-fn guardian_lost() -> anyhow::Error {
-    anyhow!("the guardian process has died, and with it the hold on the commands it started: the worker must be started anew")
 }
 
 fn boot_ms(boot_us: i64) -> u64 {

@@ -255,6 +255,15 @@ impl Runs {
         }
     }
 
+    /// The processes of runs that have been started and have not ended: process id and start time, as the guardian said them.
+    pub fn processes(&self) -> impl Iterator<Item = (u32, u64)> {
+        let process = |run: &RunId| match &self.held.get(run)?.phase {
+            Phase::Live(live) => live.process.map(|process| (process.pid, process.start_time_ticks)),
+            Phase::Waiting(_) | Phase::Ended { .. } => None,
+        };
+        self.tokens.values().filter_map(process)
+    }
+
     /// All that this session holds, tombstones of what was revoked included.
     pub fn list(&self) -> Vec<HeldRun> {
         let held = self.held.iter().map(|(run, held)| {
