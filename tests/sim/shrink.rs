@@ -1,5 +1,5 @@
 //! What a failing history needs to fail: the same seed with kinds of trouble left out, and with a shorter storm. What is left out changes
-//! nothing of when the others come, nor of what is drawn for them.
+//! nothing of what comes else and of what is drawn for it, and moves it by a step of time or so.
 
 use std::any::Any;
 use std::collections::BTreeSet;
