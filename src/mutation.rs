@@ -61,6 +61,8 @@ pub enum Mutation {
     WipedVoterVotes,
     /// PROTOCOL H2: nobody compares clocks.
     ClockNotCompared,
+    /// PROTOCOL H2: a clock that nobody has spoken of yet is good.
+    UnprovedIsGood,
     /// PROTOCOL H3: a jump of the clock is not noticed.
     JumpNotNoticed,
     /// A snapshot lacks the fires that wait.
