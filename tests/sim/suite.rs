@@ -120,7 +120,7 @@ impl Sim {
         if sessions.into_iter().any(is_open) { Aftermath::Nothing } else { Aftermath::Sessions }
     }
 
-    /// A job that fires every second: how long until the leader's ledger has it (its notification may be lost, and the feed looks every 5 s),
+    /// A job that fires every second: how long until the ledger has it (its notification may be lost, and the feed looks every 5 s),
     /// and its longest silence from then on.
     async fn probe(&mut self) -> (u64, u64) {
         let mut spec = JobSpec::new("probe", "* * * * * *", "30 0 0");
