@@ -61,6 +61,8 @@ pub enum Mutation {
     WipedVoterVotes,
     /// PROTOCOL H2: nobody compares clocks.
     ClockNotCompared,
+    /// PROTOCOL H2: a clock that nobody has spoken of yet is good.
+    UnprovedIsGood,
     /// PROTOCOL H3: a jump of the clock is not noticed.
     JumpNotNoticed,
     /// PROTOCOL H3: another clock is compared with this one as it stood before the question, not after the answer.

@@ -22,7 +22,9 @@ use crate::rpc::wire::{CloseSession, Grant, Heartbeat, OpenSession, PROTOCOL_VER
 const HEARTBEAT: Duration = Duration::from_millis(HEARTBEAT_MS as u64);
 /// How long an answer to a heartbeat may take: two may fail before the permit is over.
 const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(2);
-const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+/// The same for an answer to a request for a session: it may wait in a connection that is dead. Whoever missed an answer asks again and
+/// does no harm (PROTOCOL C1), and a leader that takes longer could not keep a session either.
+const OPEN_DEADLINE: Duration = HEARTBEAT_DEADLINE;
 /// How long a worker that stops tries to say so.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
 /// How long to wait for a connection to a controller before the next one is asked.

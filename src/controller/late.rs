@@ -57,6 +57,9 @@ impl Engine for LateEngine {
     fn now(&self) -> Result<UnixMs, EngineError> {
         self.get()?.now()
     }
+    async fn checked_now(&self) -> Result<UnixMs, EngineError> {
+        self.get()?.checked_now().await
+    }
     fn feed_position(&self) -> u64 {
         self.engine().map_or(0, Engine::feed_position)
     }

@@ -88,6 +88,8 @@ impl Readiness {
 pub trait Engine: Send + Sync + 'static {
     /// The checked clock (PROTOCOL A3, H); an error if it may not be trusted now.
     fn now(&self) -> Result<UnixMs, EngineError>;
+    /// The same, for what it decides: waits, not for long, for a clock of which it is not known yet whether it may be trusted.
+    async fn checked_now(&self) -> Result<UnixMs, EngineError>;
     /// The newest `change_seq` of a job that the ledger has.
     fn feed_position(&self) -> u64;
     /// Waits until the ledger has the change `change_seq` of a job (PROTOCOL A4); false if it takes longer than `patience`.

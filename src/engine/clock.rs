@@ -1,8 +1,9 @@
 //! Whether this node's wall clock may be trusted with deciding (PROTOCOL H). Pure: readings and samples of other clocks go in.
 //!
-//! A clock is good while it is within the limit of a majority of the configured controllers, itself included; where that leaves a tie,
-//! workers break it (H2). With one controller that is always so. Besides, a jump against BOOTTIME suspends deciding until the clock was
-//! looked at anew (H3).
+//! A clock is good if it is within the limit of a majority of the configured controllers, itself included; where that leaves a tie,
+//! workers break it (H2). With one controller that is always so. Where there are others, a clock is not good before they have said so: not
+//! in the first moments of a node's life, and not after a jump against BOOTTIME (H3). Once proved it stays good until it is contradicted,
+//! though nobody may be heard any more.
 //!
 //! A sample of another controller's clock is off by half its round trip at most, which speaks in favour of the clock while it is good. A
 //! worker says its time with each heartbeat, which takes an unknown time to arrive: that only makes it look behind.
@@ -23,8 +24,8 @@ const OFFSET_MS_MAX: i64 = 100 * 366 * 86_400_000;
 const REGAIN_MS: i64 = 10_000;
 /// After a jump, readings that go on steadily for so long show that it is over.
 const STEADY_MS: i64 = 100;
-/// How long after a jump a sample of another controller is waited for, if there are others.
-const SAMPLE_PATIENCE_MS: i64 = 3_000;
+/// A clock that is not proved yet, and is contradicted by as many as agree, waits so long for others to speak before it counts as bad.
+const TIE_PATIENCE_MS: i64 = 3_000;
 /// How long a heartbeat may be under way and still count as the worker's time.
 const HEARTBEAT_DELAY_MS_MAX: i64 = 500;
 
@@ -58,15 +59,42 @@ struct Sample {
 
 pub struct ClockJudge {
     skew_ms_max: i64,
-    /// The other voters.
-    others: HashSet<NodeId>,
+    /// The other voters; none while the configuration is not known.
+    others: Option<HashSet<NodeId>>,
     samples: HashMap<Source, VecDeque<Sample>>,
     last: Option<Reading>,
     jump: Option<Jump>,
-    /// The majority has another time.
-    is_outvoted: bool,
-    /// Since when an outvoted clock has been well within the limit.
-    well_since_boot_ms: Option<i64>,
+    standing: Standing,
+}
+
+/// What is known of this clock.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Standing {
+    /// Not compared with a majority since this node was started, or its clock jumped; since when those heard contradict it.
+    Unproved {
+        tied_since_boot_ms: Option<i64>,
+    },
+    Good,
+    /// The majority has another time; since when it has been well within the limit all the same.
+    Outvoted {
+        well_since_boot_ms: Option<i64>,
+    },
+}
+
+impl Standing {
+    const NEW: Standing = Standing::Unproved { tied_since_boot_ms: None };
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    /// A majority of the configured controllers agrees; or as many do as don't, and more of the workers.
+    With,
+    /// Too few have spoken.
+    Open,
+    /// More contradict than agree, or as many, and the workers don't help.
+    Tied,
+    /// A majority of the configured controllers has another time.
+    Against,
 }
 
 /// What suspended deciding.
@@ -92,22 +120,14 @@ impl Votes {
 
 impl ClockJudge {
     pub fn new(skew_ms_max: i64) -> ClockJudge {
-        ClockJudge {
-            skew_ms_max,
-            others: HashSet::new(),
-            samples: HashMap::new(),
-            last: None,
-            jump: None,
-            is_outvoted: false,
-            well_since_boot_ms: None,
-        }
+        ClockJudge { skew_ms_max, others: None, samples: HashMap::new(), last: None, jump: None, standing: Standing::NEW }
     }
 
     /// The voters besides this node: of their clocks and its own, a majority counts.
     pub fn set_others(&mut self, others: impl IntoIterator<Item = NodeId>) {
-        self.others = others.into_iter().collect();
-        let others = &self.others;
+        let others: HashSet<NodeId> = others.into_iter().collect();
         self.samples.retain(|source, _| !matches!(source, Source::Controller(id) if !others.contains(id)));
+        self.others = Some(others);
     }
 
     /// These sessions are over.
@@ -130,7 +150,7 @@ impl ClockJudge {
     }
 
     /// Takes a reading; answers the jump of the wall clock that it shows, if it shows one. Deciding is suspended from then on, until later
-    /// readings show the clock going on steadily, and another controller has been asked anew (PROTOCOL H3).
+    /// readings show the clock going on steadily, and the other controllers have been asked anew (PROTOCOL H3).
     pub fn observe(&mut self, reading: Reading) -> Option<i64> {
         let jump_ms = self.observe_jump(reading);
         for samples in self.samples.values_mut() {
@@ -138,6 +158,7 @@ impl ClockJudge {
         }
         self.samples.retain(|_, samples| !samples.is_empty());
         self.judge(reading.boot_ms);
+        self.jump = self.jump.filter(|jump| !jump.is_steady || self.is_unproved());
         jump_ms
     }
 
@@ -161,6 +182,9 @@ impl ClockJudge {
             self.last = Some(reading);
             self.jump = Some(Jump { ms: jump_ms, at_boot_ms: reading.boot_ms, is_steady: false });
             self.samples.clear(); // they were taken by the clock as it was
+            if !self.is_outvoted() {
+                self.standing = Standing::NEW;
+            }
             return Some(jump_ms);
         }
         if elapsed_ms >= STEADY_MS {
@@ -169,41 +193,59 @@ impl ClockJudge {
                 jump.is_steady = true;
             }
         }
-        let is_asked = self.others.is_empty() || self.samples.keys().any(|source| matches!(source, Source::Controller(_)));
-        self.jump = self.jump.filter(|jump| !jump.is_steady || !is_asked && reading.boot_ms - jump.at_boot_ms < SAMPLE_PATIENCE_MS);
         None
     }
 
-    /// PROTOCOL H2: lost above the limit, regained below half of it for a while.
+    /// PROTOCOL H2: good when a majority says so, lost above the limit, regained below half of it for a while.
     fn judge(&mut self, boot_ms: i64) {
         if mutation::is(Mutation::ClockNotCompared) {
+            self.standing = Standing::Good;
             return;
         }
-        if !self.is_outvoted {
-            self.is_outvoted = !self.is_within(self.skew_ms_max, |sample| sample.offset_ms.abs() - sample.rtt_ms / 2);
-            self.well_since_boot_ms = None;
-        } else if self.is_within(self.skew_ms_max / 2, |sample| sample.offset_ms.abs()) {
-            let since = *self.well_since_boot_ms.get_or_insert(boot_ms);
-            self.is_outvoted = boot_ms - since < REGAIN_MS;
-        } else {
-            self.well_since_boot_ms = None;
-        }
+        self.standing = match self.standing {
+            Standing::Unproved { tied_since_boot_ms } => {
+                let tied_since = tied_since_boot_ms.unwrap_or(boot_ms);
+                match self.verdict(self.skew_ms_max, |sample| sample.offset_ms.abs()) {
+                    Verdict::With => Standing::Good,
+                    Verdict::Open if mutation::is(Mutation::UnprovedIsGood) => Standing::Good,
+                    Verdict::Open => Standing::NEW,
+                    Verdict::Tied if boot_ms - tied_since < TIE_PATIENCE_MS => Standing::Unproved { tied_since_boot_ms: Some(tied_since) },
+                    Verdict::Tied | Verdict::Against => Standing::Outvoted { well_since_boot_ms: None },
+                }
+            }
+            Standing::Good => match self.verdict(self.skew_ms_max, |sample| sample.offset_ms.abs() - sample.rtt_ms / 2) {
+                Verdict::With | Verdict::Open => Standing::Good,
+                Verdict::Tied | Verdict::Against => Standing::Outvoted { well_since_boot_ms: None },
+            },
+            Standing::Outvoted { well_since_boot_ms } => match self.verdict(self.skew_ms_max / 2, |sample| sample.offset_ms.abs()) {
+                Verdict::With if well_since_boot_ms.is_some_and(|since| boot_ms - since >= REGAIN_MS) => Standing::Good,
+                Verdict::With => Standing::Outvoted { well_since_boot_ms: well_since_boot_ms.or(Some(boot_ms)) },
+                _ => Standing::Outvoted { well_since_boot_ms: None },
+            },
+        };
     }
 
-    /// Whether this clock is with the majority. Where too few controllers can be asked, it is unless those that can contradict it.
-    fn is_within(&self, limit_ms: i64, distance_ms: impl Fn(Sample) -> i64) -> bool {
-        let majority = self.others.len().div_ceil(2) + 1;
+    /// What those that can be asked say of this clock.
+    fn verdict(&self, limit_ms: i64, distance_ms: impl Fn(Sample) -> i64) -> Verdict {
+        let Some(others) = &self.others else { return Verdict::Open };
+        let majority = others.len().div_ceil(2) + 1;
         let mut controllers = Votes { agree: 1, differ: 0 };
-        for id in &self.others {
+        for id in others {
             if let Some(best) = self.best(*id) {
                 controllers.count(distance_ms(best) <= limit_ms);
             }
         }
-        if controllers.agree >= majority || controllers.differ == 0 {
-            return true;
+        if controllers.agree >= majority {
+            return Verdict::With;
         }
-        if controllers.differ >= majority || controllers.differ > controllers.agree {
-            return false;
+        if controllers.differ >= majority {
+            return Verdict::Against;
+        }
+        if controllers.differ > controllers.agree {
+            return Verdict::Tied;
+        }
+        if controllers.agree > controllers.differ {
+            return Verdict::Open;
         }
         let mut workers = Votes::default();
         for source in self.samples.keys() {
@@ -211,7 +253,7 @@ impl ClockJudge {
                 workers.count(!self.is_off(*session, limit_ms));
             }
         }
-        controllers.agree > controllers.differ || workers.agree > workers.differ
+        if workers.agree > workers.differ { Verdict::With } else { Verdict::Tied }
     }
 
     /// The sample with the least round trip; the newest of those.
@@ -234,24 +276,33 @@ impl ClockJudge {
     }
 
     pub fn is_good(&self) -> bool {
-        self.jump.is_none() && !self.is_outvoted
+        self.jump.is_none() && self.standing == Standing::Good
     }
 
     /// The majority has another time: others should lead (PROTOCOL H1).
     pub fn is_outvoted(&self) -> bool {
-        self.is_outvoted
+        matches!(self.standing, Standing::Outvoted { .. })
+    }
+
+    /// Too few other controllers were heard since this node was started, or its clock jumped.
+    pub fn is_unproved(&self) -> bool {
+        matches!(self.standing, Standing::Unproved { .. })
     }
 
     /// Why the clock may not be trusted, for people.
     pub fn trouble(&self) -> Option<String> {
-        if self.is_outvoted {
-            let offsets = self.others.iter().filter_map(|id| Some(format!("{} ms off node {id}'s", -self.best(*id)?.offset_ms)));
+        if self.is_outvoted() {
+            let others = self.others.iter().flatten();
+            let offsets = others.filter_map(|id| Some(format!("{} ms off node {id}'s", -self.best(*id)?.offset_ms)));
             let mut offsets: Vec<String> = offsets.collect();
             offsets.sort();
             let limit_ms = self.skew_ms_max;
             return Some(format!("this node's clock is not with the majority (limit {limit_ms} ms): {}", offsets.join(", ")));
         }
-        self.jump.map(|jump| format!("the wall clock jumped by {} ms", jump.ms))
+        if let Some(jump) = self.jump {
+            return Some(format!("the wall clock jumped by {} ms", jump.ms));
+        }
+        self.is_unproved().then(|| "this node's clock has not been compared with those of a majority of the controllers yet".to_owned())
     }
 }
 
@@ -280,6 +331,7 @@ mod tests {
     #[test]
     fn a_jump_suspends_deciding_until_the_clock_goes_steadily() {
         let mut judge = ClockJudge::new(500);
+        judge.set_others([]);
         assert_eq!(judge.observe(reading(1_000_000, 0)), None);
         assert_eq!(judge.observe(reading(1_001_100, 1_000)), None, "slewing is no jump");
         assert_eq!(judge.observe(reading(4_602_200, 2_100)), Some(3_600_000));
@@ -312,17 +364,20 @@ mod tests {
         let worker = |id| Source::Worker(SessionId(id));
         for (is_good, others, samples) in [
             (true, &[][..], &[(worker(1), 9_000, 0), (worker(2), 9_000, 0)][..]),
-            (true, &[2, 3], &[]),
             (true, &[2, 3], &[(node(2), 500, 0), (node(3), 9_000, 0)]),
+            (true, &[2, 3], &[(node(2), -500, 0)]),
             (false, &[2, 3], &[(node(2), 501, 0), (node(3), -501, 0)]),
-            (true, &[2, 3], &[(node(2), 501, 2), (node(3), -9_000, 0)]),
             (true, &[2, 3], &[(node(2), 9_000, 0), (node(2), 20, 1), (node(2), 700, 2), (node(3), 9_000, 0), (node(3), 1, 0)]),
+            // Nobody can be asked: workers don't make up for that.
+            (false, &[2, 3], &[]),
+            (false, &[2, 3], &[(worker(1), 0, 0), (worker(2), 0, 0)]),
             // Only one of two can be asked, and contradicts.
             (false, &[2, 3], &[(node(2), 9_000, 0)]),
             (true, &[2, 3], &[(node(2), 9_000, 0), (worker(1), -400, 0)]),
             (false, &[2, 3], &[(node(2), 9_000, 0), (worker(1), 9_000, 0)]),
             (false, &[2, 3], &[(node(2), 9_000, 0), (node(3), 9_000, 0), (worker(1), 0, 0), (worker(2), 0, 0)]),
             // Two that disagree.
+            (false, &[2], &[]),
             (false, &[2], &[(node(2), 9_000, 0)]),
             (true, &[2], &[(node(2), 9_000, 0), (worker(1), 0, 0), (worker(2), 0, 0), (worker(3), 9_000, 0)]),
             (false, &[2], &[(node(2), 9_000, 0), (worker(1), 9_000, 0), (worker(2), 0, 0)]),
@@ -330,13 +385,74 @@ mod tests {
             (true, &[2, 3, 4, 5], &[(node(2), 9_000, 0), (node(3), 9_000, 0), (node(4), 0, 0), (node(5), 0, 0)]),
             (false, &[2, 3, 4, 5], &[(node(2), 9_000, 0), (node(3), 9_000, 0), (node(4), 9_000, 0), (node(5), 0, 0)]),
             (false, &[2, 3, 4, 5], &[(node(2), 9_000, 0), (node(3), 9_000, 0), (node(4), 0, 0)]),
-            // Two against one, and nobody knows of the others.
-            (true, &[2, 3, 4, 5], &[(node(2), 9_000, 0), (node(3), 0, 0)]),
+            // Two against one, or two alone, and nobody knows of the others.
+            (false, &[2, 3, 4, 5], &[(node(2), 9_000, 0), (node(3), 0, 0)]),
+            (false, &[2, 3, 4, 5], &[(node(2), 0, 0)]),
             // A clock that is no voter's doesn't count.
             (true, &[2], &[(node(2), 0, 0), (node(7), 9_000, 0), (node(8), 9_000, 0)]),
+            (false, &[2], &[(node(7), 0, 0), (node(8), 0, 0)]),
         ] {
             assert_eq!(judged(others, samples), is_good, "{others:?} {samples:?}");
         }
+    }
+
+    #[test]
+    fn a_clock_that_was_never_compared_is_not_good_and_is_as_soon_as_a_majority_says_so() {
+        let mut judge = ClockJudge::new(LIMIT);
+        judge.observe(reading(1_000_000, 0));
+        assert!(!judge.is_good(), "the other controllers are not known yet");
+        judge.set_others([2, 3]);
+        judge.observe(reading(1_060_000, 60_000));
+        assert!(!judge.is_good() && judge.is_unproved() && !judge.is_outvoted(), "however long nobody answers");
+        assert!(judge.trouble().unwrap().contains("not been compared"));
+        // The wrong one speaks first: that is no verdict yet.
+        judge.sample(Source::Controller(3), 3_600_000, 0, 60_100);
+        judge.observe(reading(1_060_100, 60_100));
+        assert!(!judge.is_good(), "one against one");
+        judge.sample(Source::Controller(2), 10, 0, 60_200);
+        judge.observe(reading(1_060_200, 60_200));
+        assert!(judge.is_good(), "at once");
+        judge.observe(reading(1_160_200, 160_200));
+        assert!(judge.is_good(), "though nobody is heard any more");
+
+        let mut judge = ClockJudge::new(LIMIT);
+        judge.set_others([2, 3]);
+        for s in 0..=3 {
+            assert!(!judge.is_good() && !judge.is_outvoted());
+            judge.sample(Source::Controller(3), 3_600_000, 0, s * 1_000);
+            judge.observe(reading(1_000_000 + s * 1_000, s * 1_000));
+        }
+        assert!(judge.is_outvoted(), "nobody else speaks");
+
+        let mut judge = ClockJudge::new(LIMIT);
+        judge.set_others([2, 3]);
+        judge.sample(Source::Controller(3), 3_600_000, 0, 0);
+        judge.sample(Source::Controller(2), 3_600_000, 0, 0);
+        judge.observe(reading(1_000_000, 0));
+        assert!(judge.is_outvoted(), "both say so");
+    }
+
+    #[test]
+    fn a_proof_makes_nothing_of_a_long_round_trip_and_a_loss_does() {
+        let mut judge = ClockJudge::new(LIMIT);
+        judge.set_others([2]);
+        judge.sample(Source::Controller(2), 501, 2, 0);
+        judge.observe(reading(1_000_000, 0));
+        assert!(!judge.is_good(), "it may be off by 502 ms");
+        judge.sample(Source::Controller(2), 500, 1, 10);
+        judge.observe(reading(1_000_010, 10));
+        assert!(judge.is_good());
+        judge.sample(Source::Controller(2), 501, 0, 20);
+        judge.observe(reading(1_000_020, 20));
+        assert!(!judge.is_good());
+
+        let mut judge = ClockJudge::new(LIMIT);
+        judge.set_others([2]);
+        judge.sample(Source::Controller(2), 0, 10, 0);
+        judge.observe(reading(1_000_000, 0));
+        judge.sample(Source::Controller(2), 501, 2, 20);
+        judge.observe(reading(1_000_020, 20));
+        assert!(judge.is_good(), "it may be off by no more than 500 ms");
     }
 
     #[test]
@@ -380,12 +496,27 @@ mod tests {
 
         let mut judge = ClockJudge::new(LIMIT);
         judge.set_others([2, 3]);
+        judge.sample(Source::Controller(2), 0, 0, 0);
         judge.observe(reading(1_000_000, 0));
+        assert!(judge.is_good());
         judge.observe(reading(1_601_000, 1_000));
-        judge.observe(reading(1_603_000, 3_000));
-        assert!(!judge.is_good());
-        judge.observe(reading(1_604_500, 4_500));
-        assert!(judge.is_good(), "nobody can be asked");
+        judge.observe(reading(1_661_000, 61_000));
+        assert!(!judge.is_good() && judge.trouble().unwrap().contains("jumped"), "nobody could be asked, however long ago");
+        judge.sample(Source::Controller(2), 0, 0, 61_100);
+        judge.observe(reading(1_661_100, 61_100));
+        assert!(judge.is_good() && judge.trouble().is_none());
+    }
+
+    #[test]
+    fn a_bad_clock_does_not_become_good_by_hearing_of_nobody() {
+        let mut judge = ClockJudge::new(LIMIT);
+        judge.set_others([2, 3]);
+        judge.sample(Source::Controller(2), 9_000, 0, 0);
+        judge.sample(Source::Controller(3), 9_000, 0, 0);
+        for s in 0..60 {
+            judge.observe(reading(1_000_000 + s * 1_000, s * 1_000));
+            assert!(judge.is_outvoted(), "after {s} s");
+        }
     }
 
     #[test]

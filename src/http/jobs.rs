@@ -184,7 +184,7 @@ async fn time_of_write(context: &Context) -> Result<UnixMs, Problem> {
         let detail = format!("the database is older than the ledger ({in_store} changes of {in_ledger}); the log says what to do");
         return Err(Problem::unavailable(detail));
     }
-    Ok(context.engine.now()?)
+    Ok(context.engine.checked_now().await?)
 }
 
 /// Waits until the ledger has a change, for a bounded time; false if it does not (PROTOCOL A4).

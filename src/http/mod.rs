@@ -104,7 +104,7 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// The time for what is only shown; decisions take `engine.now()` and refuse where it is not sure.
+    /// The time for what is only shown; decisions take `engine.checked_now()` and refuse where it is not sure.
     pub fn now_to_show(&self) -> UnixMs {
         self.engine.now().unwrap_or_else(|_| {
             let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);

@@ -138,6 +138,10 @@ impl Engine for TestEngine {
         if self.state().is_clock_bad { Err(EngineError::Unavailable("the clock is off".into())) } else { Ok(NOW) }
     }
 
+    async fn checked_now(&self) -> Result<UnixMs, EngineError> {
+        self.now()
+    }
+
     fn feed_position(&self) -> u64 {
         self.state().feed_position
     }

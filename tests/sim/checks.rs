@@ -5,6 +5,17 @@ use chrono_flow::model::{Run, RunState};
 
 use crate::sim::Sim;
 
+/// What the faults left behind, of which a rule says how long it may last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Aftermath {
+    #[default]
+    Nothing,
+    /// A clock was off, or had been: it counts as bad for 10 s more (PROTOCOL H2).
+    Clocks,
+    /// No worker had a session, and nobody knew yet that the ways were whole again: what was asked over them is waited for.
+    Sessions,
+}
+
 /// What a history came to.
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(dead_code)] // all of it is printed
@@ -14,11 +25,15 @@ pub struct Outcome {
     pub starts: u64,
     pub packets: u64,
     pub simulated_ms: u64,
-    /// From the end of the faults to a leader, and the longest silence of the job that fires every second.
+    /// From the end of the faults to a leader.
     pub leader_ms: u64,
     /// From there until the store has caught up.
     pub recorded_ms: u64,
+    /// From there until a job that was made then is in the ledger.
+    pub taken_ms: u64,
+    /// From there on the longest silence of that job, which fires every second.
     pub silence_ms: u64,
+    pub aftermath: Aftermath,
 }
 
 impl Sim {

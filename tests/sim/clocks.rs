@@ -43,8 +43,9 @@ impl NodeClock {
         (self.offset_ms, self.drift_ppm, self.drifts_since_ms) = (0, 0, now_ms);
     }
 
-    pub fn is_right(&self, now_ms: u64) -> bool {
-        self.wall(now_ms).since(DAY + now_ms as i64).abs() < 600
+    /// By how much it is ahead of the true time.
+    pub fn ahead_ms(&self, now_ms: u64) -> i64 {
+        self.wall(now_ms).since(DAY + now_ms as i64)
     }
 
     /// What the node's own code reads from now on.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use chrono_flow::consensus::{Applied, Failure, Handle, Limits, NodeConfig, ProposeError, StateMachine, Status, Stepper, Work};
+use chrono_flow::engine::api::Engine;
 use chrono_flow::engine::clock::Reading;
 use chrono_flow::engine::core::Settings;
 use chrono_flow::engine::driver::{self, EngineConfig, EngineHandle, Machine, Parts, Request, Shared, Surroundings, Todo, Turns};
@@ -26,6 +27,8 @@ use crate::tasks::Tasks;
 
 pub const CLUSTER: ClusterId = ClusterId(Uuid::from_u128(7));
 pub const SKEW_MS: i64 = 500;
+/// What a clock that is believed can be off by: the limit, half the longest round trip of a sample, and what the others are off by.
+const AHEAD_MS_MAX: i64 = SKEW_MS + 500 + 100;
 /// In histories of a store that stops; else deciding is to go on.
 pub const FEW_UNRECORDED: u64 = 60;
 const MANY_UNRECORDED: u64 = 2_000;
@@ -210,6 +213,10 @@ impl Controller {
             if !life.step_loop(reading) && !has_polled && !has_turned {
                 break;
             }
+        }
+        let ahead_ms = self.clock.ahead_ms(now_ms);
+        if life.engine.now().is_ok() && ahead_ms.abs() > AHEAD_MS_MAX {
+            panic!("controller {} trusts its clock, which is {ahead_ms} ms ahead (PROTOCOL A3, H2)", self.id);
         }
         Ok(())
     }

@@ -95,6 +95,7 @@ caught! {
     e5_acknowledges_proposals AcknowledgesProposals within 12 with CrashesController;
     f2_recorded_beyond RecordedBeyond within 6;
     h2_clock_not_compared ClockNotCompared within 12 with ControllersClock;
+    h2_unproved_is_good UnprovedIsGood within 12 with ControllersClock;
     h3_jump_not_noticed JumpNotNoticed within 12 with ControllersClock;
     snapshot_without_waiting SnapshotWithoutWaiting within 6;
 }

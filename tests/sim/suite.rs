@@ -1,16 +1,19 @@
 //! Histories with fixed seeds, and that one seed is one history.
 
 use chrono_flow::engine::api::Engine;
-use chrono_flow::model::{JobSpec, Overlap};
+use chrono_flow::model::{JobSpec, Overlap, WorkerState};
 
-use crate::checks::Outcome;
+use crate::checks::{Aftermath, Outcome};
 use crate::clocks::DAY;
-use crate::controller::FEW_UNRECORDED;
-use crate::faults::Trouble;
+use crate::controller::{Controller, FEW_UNRECORDED};
+use crate::faults::{Mend, Trouble};
 use crate::random::{OnPanic, seeds};
 use crate::shrink::{self, Storm};
 use crate::sim::Sim;
 use crate::users::JOBS_MAX;
+
+/// Longest silence of a job that fires every second, once the faults have healed and no rule says to wait.
+const SILENCE_MS_MAX: u64 = 2_000;
 
 /// From the first boot to the last check.
 pub fn live(seed: u64) -> Outcome {
@@ -35,6 +38,7 @@ pub fn live_in(seed: u64, storm: &Storm) -> Outcome {
 impl Sim {
     async fn come_to_rest(&mut self) -> Outcome {
         self.is_calm = true;
+        let aftermath = self.aftermath();
         self.heal();
         let healed_ms = self.now_ms;
         self.trace("heal", 0, 0);
@@ -54,7 +58,7 @@ impl Sim {
             self.delete_all();
             self.rest().await;
         }
-        let silence_ms = self.probe().await;
+        let (taken_ms, silence_ms) = self.probe().await;
         self.delete_all();
         self.run_until(self.now_ms + 10_000).await;
         self.rest().await;
@@ -80,7 +84,9 @@ impl Sim {
             simulated_ms: self.now_ms,
             leader_ms,
             recorded_ms,
+            taken_ms,
             silence_ms,
+            aftermath,
         }
     }
 
@@ -110,24 +116,46 @@ impl Sim {
         format!("{readiness:?}, watermark {behind_ms} ms behind, {held} runs to be recorded, {} open", ledger.open_runs().count())
     }
 
-    /// A job that fires every second: its longest silence from now on.
-    async fn probe(&mut self) -> u64 {
+    /// As it is when the faults heal.
+    fn aftermath(&self) -> Aftermath {
+        let is_clock = |mend: &Mend| matches!(mend, Mend::Clock(_));
+        let doubts = |it: &Controller| it.life.as_ref().is_some_and(|life| life.engine.now().is_err());
+        let is_off = |it: &Controller| {
+            let workers = it.life.as_ref().map(|life| life.engine.workers()).unwrap_or_default();
+            workers.iter().any(|worker| worker.state == WorkerState::BadClock)
+        };
+        if self.mends.values().flatten().any(is_clock) || self.controllers.values().any(|it| doubts(it) || is_off(it)) {
+            return Aftermath::Clocks;
+        }
+        let sessions = self.workers.iter().filter_map(|worker| worker.agent.as_ref()?.runs.session());
+        let is_open = |session| self.witness.ledger.session(session).is_some();
+        if sessions.into_iter().any(is_open) { Aftermath::Nothing } else { Aftermath::Sessions }
+    }
+
+    /// A job that fires every second: how long until the ledger has it (its notification may be lost, and the feed looks every 5 s),
+    /// and its longest silence from then on.
+    async fn probe(&mut self) -> (u64, u64) {
         let mut spec = JobSpec::new("probe", "* * * * * *", "30 0 0");
         spec.overlap = Overlap::Allow;
         // What a worker was given just before its disk was wiped, or before it went for good, has no other end.
         spec.lost_after_s = 20;
-        let began_ms = self.now_ms;
+        let made_ms = self.now_ms;
         let now = self.controllers[&1].clock.wall(self.now_ms);
         let job = self.store.lock().unwrap().create(spec, now);
+        while !self.witness.ledger.has_job(job) {
+            self.run_until(self.now_ms + 20).await;
+            assert!(self.now_ms < made_ms + 15_000, "the probe does not come into the ledger: {}", self.how_it_is());
+        }
+        let began_ms = self.now_ms;
         let (mut last_ms, mut silence_ms) = (began_ms, 0);
         while self.now_ms < began_ms + 20_000 {
-            self.run_until(self.now_ms + 100).await;
+            self.run_until(self.now_ms + 20).await;
             let started_ms = self.witness.last_starts.get(&job).copied().unwrap_or(began_ms);
             silence_ms = silence_ms.max(self.now_ms - last_ms);
             last_ms = last_ms.max(started_ms);
         }
         assert!(last_ms + 3_000 > self.now_ms, "the probe does not fire any more: {}", self.how_it_is());
-        silence_ms
+        (began_ms - made_ms, silence_ms)
     }
 }
 
@@ -145,11 +173,25 @@ fn whatever_happens_every_fire_has_one_fate_and_nothing_starts_twice() {
     let sum = |of: fn(&Outcome) -> u64| all.iter().map(of).sum::<u64>();
     let simulated_s = sum(|outcome| outcome.simulated_ms) / 1_000;
     let rate = simulated_s as f64 / started.elapsed().as_secs_f64();
-    let silence_ms = all.iter().map(|outcome| outcome.silence_ms).max().unwrap_or(0);
+    let worst = |aftermath: Aftermath| {
+        let of_kind = || all.iter().filter(|outcome| outcome.aftermath == aftermath);
+        (of_kind().count(), of_kind().map(|outcome| outcome.silence_ms).max().unwrap_or(0))
+    };
+    let [(_, plain_ms), (clocks, clocks_ms), (sessions, sessions_ms)] =
+        [Aftermath::Nothing, Aftermath::Clocks, Aftermath::Sessions].map(worst);
+    let taken_ms = all.iter().map(|outcome| outcome.taken_ms).max().unwrap_or(0);
     let (fires, starts) = (sum(|outcome| outcome.fires), sum(|outcome| outcome.starts));
     println!("{} seeds, {fires} fires, {starts} starts, {simulated_s} s simulated, {rate:.0} times real time", all.len());
     // For scripts/soak.
-    println!("total {} {fires} {starts} {simulated_s} {} {silence_ms}", all.len(), started.elapsed().as_millis());
+    let elapsed_ms = started.elapsed().as_millis();
+    println!(
+        "total {} {fires} {starts} {simulated_s} {elapsed_ms} {plain_ms} {clocks} {clocks_ms} {sessions} {sessions_ms} {taken_ms}",
+        all.len()
+    );
+    for (seed, outcome) in seeds(30).zip(&all) {
+        let is_quick = outcome.aftermath != Aftermath::Nothing || outcome.silence_ms <= SILENCE_MS_MAX;
+        assert!(is_quick, "seed {seed}: a job was silent for {} ms after the heal", outcome.silence_ms);
+    }
     assert!(all.len() < 10 || fires > 50 * all.len() as u64, "the histories are too quiet to show anything");
 }
 

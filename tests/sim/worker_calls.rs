@@ -16,7 +16,7 @@ use crate::random::Random;
 
 const HEARTBEAT_MS: u64 = 1_000;
 const HEARTBEAT_DEADLINE_MS: u64 = 2_000;
-const OPEN_DEADLINE_MS: u64 = 10_000;
+const OPEN_DEADLINE_MS: u64 = HEARTBEAT_DEADLINE_MS;
 const CLOSE_DEADLINE_MS: u64 = 2_000;
 const REPORT_DEADLINE_MS: u64 = 10_000;
 const BACKOFF_MS_MIN: u64 = 20;

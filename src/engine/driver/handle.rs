@@ -25,6 +25,9 @@ use super::soft::Soft;
 /// How long a request waits for what the leader has applied, and how often it looks.
 const CATCH_UP_WAIT: Duration = Duration::from_secs(1);
 const CATCH_UP_LOOK: Duration = Duration::from_millis(2);
+/// How long a request waits for a clock that is not proved yet, or has just been set, and how often it looks.
+const CLOCK_WAIT: Duration = Duration::from_secs(2);
+const CLOCK_LOOK: Duration = Duration::from_millis(10);
 /// How long a request waits for a job that the store has and the ledger does not yet.
 const JOB_WAIT: Duration = Duration::from_secs(2);
 
@@ -66,11 +69,6 @@ impl EngineHandle {
     /// Runs that have ended and wait for the store.
     pub fn unrecorded(&self) -> u64 {
         self.inner.shared.ledger().unrecorded_len()
-    }
-
-    /// Another controller's clock seemed to be ahead of this one by `offset_ms`; asking took `rtt_ms` (PROTOCOL H2).
-    pub fn sample_clock(&self, node: NodeId, offset_ms: i64, rtt_ms: i64) {
-        self.inner.soft.sample_clock(node, offset_ms, rtt_ms, self.inner.clock.boot_ms());
     }
 
     fn overlay(&self, ledger: &Ledger, run: Run) -> Run {
@@ -121,11 +119,21 @@ impl EngineHandle {
 impl Engine for EngineHandle {
     fn now(&self) -> Result<UnixMs, EngineError> {
         let reading = reading(&self.inner.clock);
-        match self.inner.soft.troubles().clock {
+        match self.inner.soft.clock_trouble() {
             None if self.inner.soft.has_clock_jumped(reading) => Err(EngineError::Unavailable("the wall clock was set just now".into())),
             None => Ok(reading.wall),
             Some(trouble) => Err(EngineError::Unavailable(trouble)),
         }
+    }
+
+    async fn checked_now(&self) -> Result<UnixMs, EngineError> {
+        let settled = async {
+            while self.now().is_err() && !self.inner.soft.is_clock_outvoted() {
+                tokio::time::sleep(CLOCK_LOOK).await;
+            }
+        };
+        let _ = tokio::time::timeout(CLOCK_WAIT, settled).await;
+        self.now()
     }
 
     fn feed_position(&self) -> u64 {
@@ -138,7 +146,7 @@ impl Engine for EngineHandle {
     }
 
     async fn trigger(&self, job: JobId, key: Option<String>) -> Result<Triggered, EngineError> {
-        let at = self.now()?;
+        let at = self.checked_now().await?;
         let id = match &key {
             Some(key) => RunId::of_key(self.inner.cluster, job, key),
             None => RunId::at(at, Uuid::new_v4().as_u128()),

@@ -1,12 +1,15 @@
 //! The other controllers, as this one's engine sees them: who is there, what their clocks say, and the leader, to whom requests are passed
 //! on that only a leader can bring into the ledger.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 
 use crate::model::NodeId;
 use crate::mutation::{self, Mutation};
@@ -15,9 +18,12 @@ use crate::rpc::wire::Refusal;
 use crate::shutdown::Shutdown;
 
 use super::handle::Inner;
+use super::run_loop::reading;
 
 /// How often each peer is asked for its pulse.
 const PULSE_EVERY: Duration = Duration::from_secs(1);
+/// The same while this node's clock is not proved.
+const PULSE_SOON: Duration = Duration::from_millis(50);
 /// An answer that takes longer doesn't count.
 const PULSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A peer whose last pulse is older is not reachable.
@@ -75,31 +81,43 @@ impl Pulses {
     }
 }
 
-/// Asks all other members for their pulse, again and again.
+/// Asks all other members for their pulse, again and again. One that doesn't answer holds up no other.
 pub async fn run(inner: Arc<Inner>, shutdown: Shutdown) {
+    let (mut asked, mut busy) = (FuturesUnordered::new(), HashSet::new());
     while !shutdown.is_requested() {
         let status = inner.shared.status();
         let others: Vec<NodeId> = status.members.iter().map(|member| member.id).filter(|id| *id != status.node_id).collect();
         inner.pulses.lock().retain(|id, _| others.contains(id));
-        let asked = others.into_iter().map(|id| ask(&inner, id));
-        futures::future::join_all(asked).await;
-        tokio::select! {
-            biased;
-            () = tokio::time::sleep(PULSE_EVERY) => {}
-            () = shutdown.requested() => {}
+        for id in others.into_iter().filter(|id| busy.insert(*id)).collect::<Vec<_>>() {
+            asked.push(ask(&inner, id));
+        }
+        // Until a majority has spoken this node is good for nothing.
+        let pause = if inner.soft.is_clock_unproved() { PULSE_SOON } else { PULSE_EVERY };
+        let mut pause = pin!(tokio::time::sleep(pause));
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => return,
+                Some(id) = asked.next() => drop(busy.remove(&id)),
+                () = inner.soft.samples_wanted() => break,
+                () = &mut pause => break,
+            }
         }
     }
 }
 
 /// What it says of its clock is as of half-way (PROTOCOL H2). Counted back from the answer: had the wall clock been set meanwhile, one that
 /// was compared as it stood before would seem right (H3).
-async fn ask(inner: &Inner, of: NodeId) {
-    let sent = inner.clock.now();
-    let Ok(Ok(pulse)) = tokio::time::timeout(PULSE_TIMEOUT, inner.peers.pulse(of)).await else { return };
-    let now = inner.clock.now();
-    let now_boot_ms = now.boot_ms as i64;
-    inner.pulses.lock().insert(of, Heard { at_boot_ms: now_boot_ms, applied: pulse.applied });
-    let rtt_ms = now_boot_ms - sent.boot_ms as i64;
+async fn ask(inner: &Inner, of: NodeId) -> NodeId {
+    let sent = reading(&inner.clock);
+    let Ok(Ok(pulse)) = tokio::time::timeout(PULSE_TIMEOUT, inner.peers.pulse(of)).await else { return of };
+    let now = reading(&inner.clock);
+    inner.pulses.lock().insert(of, Heard { at_boot_ms: now.boot_ms, applied: pulse.applied });
+    let rtt_ms = now.boot_ms - sent.boot_ms;
     let wall = if mutation::is(Mutation::ComparesAsAsked) { sent.wall + rtt_ms } else { now.wall };
-    inner.soft.sample_clock(of, pulse.now.since(wall).saturating_add(rtt_ms / 2), rtt_ms, now_boot_ms);
+    inner.soft.sample_clock(of, pulse.now.since(wall).saturating_add(rtt_ms / 2), rtt_ms, now.boot_ms);
+    if inner.soft.is_clock_unproved() {
+        inner.shared.wake(); // it may be proved by this
+    }
+    of
 }

@@ -76,7 +76,7 @@ impl EngineHandle {
         self.check_rival(&request)?;
         self.check_newer(request.data_dir, request.previous)?;
         // What may have started is judged by the clock.
-        let at = self.now().map_err(|why| Refusal::Busy { what: why.to_string() })?;
+        let at = self.checked_now().await.map_err(|why| Refusal::Busy { what: why.to_string() })?;
         let pair = |runs: &[crate::rpc::wire::RunRef]| runs.iter().map(|run| (run.run, run.epoch)).collect::<Vec<_>>();
         let mut held = pair(&request.adopted);
         held.extend(pair(&request.to_report));

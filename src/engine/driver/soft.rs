@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use crate::engine::clock::{ClockJudge, Reading, Source};
 use crate::engine::leases::Leases;
 use crate::engine::placement::{Fleet, Health};
@@ -20,6 +22,7 @@ const STARTED_MAX: usize = 1_000_000;
 pub struct Soft {
     state: Mutex<State>,
     skew_ms_max: i64,
+    samples_wanted: Notify,
 }
 
 struct State {
@@ -33,7 +36,8 @@ struct State {
     feed_has_looked: bool,
     store_trouble: Option<String>,
     feed_trouble: Option<String>,
-    clock_trouble: Option<String>,
+    /// Whether the clock was good, and whether the majority had another time, when it was last looked at.
+    clock_was: Option<(bool, bool)>,
     is_full: bool,
 }
 
@@ -64,10 +68,10 @@ impl Soft {
             feed_has_looked: false,
             store_trouble: None,
             feed_trouble: None,
-            clock_trouble: None,
+            clock_was: None,
             is_full: false,
         };
-        Soft { state: Mutex::new(state), skew_ms_max }
+        Soft { state: Mutex::new(state), skew_ms_max, samples_wanted: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -196,13 +200,33 @@ impl Soft {
         self.lock().judge.set_others(others);
     }
 
-    /// Looks at this node's clock. Answers a jump, if there was one, and what is wrong, if that is news.
+    /// Looks at this node's clock. Answers a jump, if there was one, and what is wrong, if that is news. A clock that jumped has the
+    /// others asked at once.
     pub fn observe_clock(&self, reading: Reading) -> (Option<i64>, Option<Option<String>>) {
         let mut state = self.lock();
         let jump_ms = state.judge.observe(reading);
-        let trouble = state.judge.trouble();
-        let news = replace(&mut state.clock_trouble, trouble.clone()).then_some(trouble);
-        (jump_ms, news)
+        if jump_ms.is_some() {
+            self.samples_wanted.notify_one();
+        }
+        let is = (state.judge.is_good(), state.judge.is_outvoted());
+        // That it is good from the start is none.
+        let is_news = state.clock_was.replace(is).unwrap_or((true, false)) != is;
+        (jump_ms, is_news.then(|| state.judge.trouble()))
+    }
+
+    /// Until the clock has jumped.
+    pub async fn samples_wanted(&self) {
+        self.samples_wanted.notified().await;
+    }
+
+    /// Too few other controllers have said what time it is.
+    pub fn is_clock_unproved(&self) -> bool {
+        self.lock().judge.is_unproved()
+    }
+
+    /// Why the clock may not be trusted.
+    pub fn clock_trouble(&self) -> Option<String> {
+        self.lock().judge.trouble()
     }
 
     /// Whether the wall clock was set since it was last looked at.
@@ -289,7 +313,7 @@ impl Soft {
         Troubles {
             store: state.store_trouble.clone(),
             feed: state.feed_trouble.clone(),
-            clock: state.clock_trouble.clone(),
+            clock: state.judge.trouble(),
             is_full: state.is_full,
         }
     }

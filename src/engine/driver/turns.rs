@@ -25,7 +25,7 @@ use super::soft::Soft;
 /// The loop looks around at least so often.
 const HOUSEKEEPING_MS: i64 = 500;
 /// A leader whose clock is bad hands over, and tries again after so long if nobody took it.
-const HAND_OVER_AGAIN_MS: i64 = 10_000;
+const HAND_OVER_AGAIN_MS: i64 = 2_000;
 /// How long a new leader waits for the feed's first look at the store before it decides.
 const FEED_PATIENCE_MS: i64 = 500;
 /// Wait before proposing again after a proposal failed.
@@ -128,10 +128,17 @@ impl Turns {
             self.core.absorb(&self.ledger, &update.effects);
         }
         self.soft.follow(&self.ledger, now.wall, now.boot_ms);
-        let others = self.status.members.iter().filter(|member| member.role == MemberRole::Voter && member.id != self.status.node_id);
-        self.soft.set_other_voters(others.map(|member| member.id));
+        self.set_other_voters();
         let ledger = &self.ledger;
         self.busy.retain(|session| ledger.session(*session).is_some());
+    }
+
+    /// Whose clocks count. A node that has not come up yet says nothing of them.
+    fn set_other_voters(&self) {
+        if !self.status.members.is_empty() {
+            let others = self.status.members.iter().filter(|member| member.role == MemberRole::Voter && member.id != self.status.node_id);
+            self.soft.set_other_voters(others.map(|member| member.id));
+        }
     }
 
     /// The proposal in flight has come to its end. What was applied must have been told by `changed` before.
@@ -224,8 +231,8 @@ impl Turns {
             log::warn!("the wall clock jumped by {jump_ms} ms; deciding waits until it goes steadily (now {})", now.wall);
         }
         match news {
-            Some(Some(trouble)) if jump_ms.is_none() => log::error!("{trouble}; this node doesn't decide"),
-            Some(None) => log::info!("the clock is good again"),
+            Some(Some(trouble)) if self.soft.is_clock_outvoted() => log::error!("{trouble}; this node doesn't decide"),
+            Some(None) => log::info!("the clock is good"),
             _ => {}
         }
     }
