@@ -51,7 +51,8 @@ impl Storm {
         let kinds: Vec<String> = self.kinds.iter().map(|kind| format!("{kind:?}")).collect();
         let focus = self.focus.map_or(String::new(), |focus| format!("CHRONO_FLOW_FOCUS={focus:?} "));
         format!(
-            "CHRONO_FLOW_SEED={seed} CHRONO_FLOW_STORM_MS={} CHRONO_FLOW_TROUBLES={} {focus}cargo nextest run --test sim suite::whatever --no-capture",
+            "CHRONO_FLOW_SEED={seed} CHRONO_FLOW_STORM_MS={} CHRONO_FLOW_TROUBLES={} {focus}\
+             cargo nextest run --test sim suite::whatever --no-capture",
             self.ms,
             kinds.join(",")
         )

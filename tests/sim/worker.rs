@@ -141,7 +141,10 @@ impl Worker {
         let mut runs = Runs::new(Limits { slots: self.slots, held_max: 5_000 }, past.cluster, past.session);
         let mut remains = Leftovers(&mut self.leftovers);
         recover(past, self.is_of_other_boot, &mut runs, &mut remains, now).expect("nothing fails");
-        let is_known = |record: &Record| matches!(record, Record::Started { pid, start_time_ticks, .. } if self.leftovers.contains_key(&(*pid, *start_time_ticks)));
+        let is_known = |record: &Record| match record {
+            Record::Started { pid, start_time_ticks, .. } => self.leftovers.contains_key(&(*pid, *start_time_ticks)),
+            _ => false,
+        };
         assert!(!before.iter().any(is_known), "a new life of worker {} leaves something alive that its journal knows of", self.name);
         let calls = Calls::new(number, &self.controllers, now.boot_us as u64 / 1_000);
         let (connections, outputs) = (BTreeMap::new(), BTreeMap::new());
