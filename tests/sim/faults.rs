@@ -1,6 +1,6 @@
 //! What goes wrong: one thing at a time, two at once, and a few combinations that the rules of the protocol are there for.
 
-use chrono_flow::model::NodeId;
+use chrono_flow::model::{JobId, JobSpec, NodeId};
 use chrono_flow::rpc::peer::MembersWish;
 
 use crate::disk::Loss;
@@ -20,6 +20,13 @@ pub enum Mend {
     Restart(usize),
     /// Another one is to lead.
     Leader(NodeId),
+    /// This one is to lead.
+    LeadsAgain(NodeId),
+    /// A job is written as it was.
+    Job(JobId, Box<JobSpec>),
+    LargeFrames,
+    /// The disk of the first is exchanged; the second, whose way to it is whole again, lacks entries; the third leads.
+    Wipe([NodeId; 3]),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,11 +56,19 @@ pub enum Trouble {
     WorkerSleepsAtItsBeat,
     HearsOnlyTheOldLeader,
     RebootsTwice,
+    DelaysAnOpening,
+    CutsLeaderAtAnEdit,
+    CutsLeaderAtARefusal,
+    LosesLargeFrames,
+    LeaderWakesLate,
+    RecorderStalls,
+    EditsBack,
+    WipesController,
 }
 
 use Trouble::*;
 
-/// Each as often as it is here.
+/// Each as often as it is here. Those of `plots` come only where they are looked for.
 const TROUBLES: [Trouble; 29] = [
     BadWeather,
     Delays,
@@ -93,6 +108,7 @@ impl Trouble {
     fn percent(self) -> u64 {
         match self {
             LeaderSleeps => 10,
+            DelaysAnOpening | LosesLargeFrames | LeaderWakesLate | WipesController => 15,
             IsolatesWorker => 25,
             _ => 50,
         }
@@ -107,7 +123,7 @@ impl Sim {
         leader.unwrap_or_else(|| self.random.pick(&ids))
     }
 
-    fn some_worker(&mut self) -> usize {
+    pub fn some_worker(&mut self) -> usize {
         self.random.below(self.workers.len() as u64) as usize
     }
 
@@ -160,6 +176,14 @@ impl Sim {
             WorkerSleepsAtItsBeat => self.worker_sleeps_at_its_beat(),
             HearsOnlyTheOldLeader => self.hears_only_the_old_leader(),
             RebootsTwice => self.reboots_twice(),
+            DelaysAnOpening => self.delay_an_opening(),
+            CutsLeaderAtAnEdit => self.cut_leader_at_an_edit(),
+            CutsLeaderAtARefusal => self.cut_leader_at_a_refusal(),
+            LosesLargeFrames => self.lose_large_frames(),
+            LeaderWakesLate => self.leader_wakes_late(),
+            RecorderStalls => self.recorder_stalls(),
+            EditsBack => drop(self.edit_and_back()),
+            WipesController => self.wipe_controller(),
         }
     }
 
@@ -413,6 +437,10 @@ impl Sim {
             Mend::Clock(Place::Controller(id)) => self.controllers.get_mut(&id).expect("a known node").clock.set_right(now_ms),
             Mend::Clock(Place::Worker(index)) => self.workers[index].clock.set_right(now_ms),
             Mend::Leader(id) => self.wish(id, MembersWish::Transfer { to: None }),
+            Mend::LeadsAgain(id) => self.wish(id, MembersWish::Transfer { to: Some(id) }),
+            Mend::Job(id, spec) => self.write_job(id, *spec),
+            Mend::LargeFrames => self.network.frame_bytes_max = usize::MAX,
+            Mend::Wipe([wiped, last, leader]) => self.wipe(wiped, last, leader),
             Mend::Restart(index) => {
                 self.workers[index].die();
                 self.worker_is_down(index, now_ms + 300);
@@ -431,6 +459,7 @@ impl Sim {
             self.network.unblock(now_ms, from, to);
         }
         self.store.lock().unwrap().heal();
+        self.cuts_leader_at = None;
         for controller in self.controllers.values_mut() {
             controller.paused_until_ms = now_ms;
             controller.disk.no_cut();

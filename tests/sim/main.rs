@@ -20,6 +20,7 @@ mod links;
 mod mutations;
 mod network;
 mod outside;
+mod plots;
 mod sim;
 mod store;
 mod suite;

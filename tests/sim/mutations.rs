@@ -10,9 +10,9 @@ use crate::faults::Trouble;
 use crate::suite::live_with;
 
 fn is_caught(mutation: Mutation, seed: u64, focus: Option<Trouble>) -> bool {
-    switch(Some(mutation));
+    switch(&[mutation]);
     let lived = catch_unwind(AssertUnwindSafe(|| live_with(seed, focus)));
-    switch(None);
+    switch(&[]);
     lived.is_err()
 }
 
@@ -97,4 +97,46 @@ caught! {
     h2_clock_not_compared ClockNotCompared within 12 with ControllersClock;
     h3_jump_not_noticed JumpNotNoticed within 12 with ControllersClock;
     snapshot_without_waiting SnapshotWithoutWaiting within 6;
+}
+
+/// Exploration only.
+#[test]
+fn explore() {
+    let get = |name: &str| std::env::var(name).unwrap_or_default();
+    let source = include_str!("../../src/mutation.rs");
+    let wanted = get("MUT");
+    let all = source.split("pub enum Mutation {").nth(1).unwrap().split("\n}").next().unwrap();
+    let names: Vec<&str> =
+        all.lines().map(str::trim).filter(|l| !l.starts_with("//") && !l.is_empty()).map(|l| l.trim_end_matches(',')).collect();
+    let set: Vec<Mutation> = wanted
+        .split('+')
+        .filter(|w| !w.is_empty())
+        .map(|w| unsafe { std::mem::transmute::<u8, Mutation>(names.iter().position(|n| *n == w).expect("name") as u8) })
+        .collect();
+    let focus_name = get("FOCUS");
+    let focus = [
+        Trouble::DelaysAnOpening,
+        Trouble::CutsLeaderAtAnEdit,
+        Trouble::CutsLeaderAtARefusal,
+        Trouble::LosesLargeFrames,
+        Trouble::LeaderWakesLate,
+        Trouble::RecorderStalls,
+        Trouble::EditsBack,
+        Trouble::WipesController,
+        Trouble::LeaderSleeps,
+        Trouble::CutsWorkerFromLeader,
+    ]
+    .into_iter()
+    .find(|t| format!("{t:?}") == focus_name);
+    let from: u64 = get("FROM").parse().unwrap_or(1);
+    let to: u64 = get("TO").parse().unwrap_or(10);
+    std::panic::set_hook(Box::new(|info| {
+        println!("   {}", info.to_string().lines().take(3).collect::<Vec<_>>().join(" ").chars().take(400).collect::<String>());
+    }));
+    for seed in from..=to {
+        switch(&set);
+        let lived = catch_unwind(AssertUnwindSafe(|| live_with(seed, focus)));
+        switch(&[]);
+        println!("{set:?} {focus:?} seed {seed}: {}", if lived.is_err() { "CAUGHT" } else { "-" });
+    }
 }

@@ -95,6 +95,8 @@ pub struct Network {
     pub random: Random,
     pub weather: Weather,
     blocked: BTreeSet<(Place, Place)>,
+    /// Raft's frames of more bytes are lost.
+    pub frame_bytes_max: usize,
     /// By when it is due, then in the order of sending.
     under_way: BTreeMap<(u64, u64), Packet>,
     held: Vec<Packet>,
@@ -111,6 +113,7 @@ impl Network {
             random: Random(seed),
             weather: FAIR,
             blocked: BTreeSet::new(),
+            frame_bytes_max: usize::MAX,
             under_way: BTreeMap::new(),
             held: Vec::new(),
             sent: 0,
@@ -155,6 +158,11 @@ impl Network {
             }
             return;
         };
+        if let Message::Frame { bytes, .. } = &message
+            && bytes.len() > self.frame_bytes_max
+        {
+            return;
+        }
         if is_frame && self.random.chance(self.weather.drop_percent) {
             return;
         }

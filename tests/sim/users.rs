@@ -95,7 +95,7 @@ impl Sim {
     }
 
     /// The checked clock of a controller that reaches the store (PROTOCOL A3).
-    fn writes_at(&self, id: NodeId) -> Option<chrono_flow::model::UnixMs> {
+    pub fn writes_at(&self, id: NodeId) -> Option<chrono_flow::model::UnixMs> {
         let life = self.controllers.get(&id)?.life.as_ref()?;
         // One that hears of no other clock believes its own (PROTOCOL H2); what it writes then is its machine's fault.
         let is_right = self.controllers[&id].clock.is_right(self.now_ms);
