@@ -108,7 +108,6 @@ impl Trouble {
     fn percent(self) -> u64 {
         match self {
             LeaderSleeps => 10,
-            DelaysAnOpening | LosesLargeFrames | LeaderWakesLate | WipesController => 15,
             IsolatesWorker => 25,
             _ => 50,
         }

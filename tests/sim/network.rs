@@ -95,6 +95,8 @@ pub struct Network {
     pub random: Random,
     pub weather: Weather,
     blocked: BTreeSet<(Place, Place)>,
+    /// Where a way is cut and all that was sent arrives once it is whole again.
+    pub keeps: BTreeSet<(Place, Place)>,
     /// Raft's frames of more bytes are lost.
     pub frame_bytes_max: usize,
     /// By when it is due, then in the order of sending.
@@ -113,6 +115,7 @@ impl Network {
             random: Random(seed),
             weather: FAIR,
             blocked: BTreeSet::new(),
+            keeps: BTreeSet::new(),
             frame_bytes_max: usize::MAX,
             under_way: BTreeMap::new(),
             held: Vec::new(),
@@ -132,6 +135,7 @@ impl Network {
 
     pub fn unblock(&mut self, now_ms: u64, from: Place, to: Place) {
         self.blocked.remove(&(from, to));
+        self.keeps.remove(&(from, to));
         for packet in self.held.extract_if(.., |packet| (packet.from, packet.to) == (from, to)).collect::<Vec<_>>() {
             self.enqueue(now_ms, packet);
         }
@@ -145,7 +149,7 @@ impl Network {
         let life = self.lives.get(&to).copied();
         let is_frame = message.is_frame();
         if self.is_blocked(from, to) {
-            if !is_frame && self.random.chance(50) {
+            if !is_frame && (self.keeps.contains(&(from, to)) || self.random.chance(50)) {
                 self.held.extend(life.map(|life| Packet { from, to, life, message }));
             }
             return;

@@ -10,9 +10,10 @@ use crate::disk::Loss;
 use crate::faults::Mend;
 use crate::network::Place;
 use crate::sim::Sim;
+use crate::users::LONG;
 
-/// An append of a decision has more bytes, a heartbeat with a read fewer.
-const SMALL_FRAME_BYTES: usize = 200;
+/// An append with an entry has more bytes, a heartbeat with a read fewer.
+const SMALL_FRAME_BYTES: usize = 80;
 
 /// What a leader has just applied when it is cut off from its peers, before they hear that it is committed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +58,11 @@ impl Sim {
         }
     }
 
+    /// Nothing else begins to go wrong before a plot has come to its end.
+    fn alone_for(&mut self, ms: u64) {
+        self.troubles_at_ms = self.now_ms + ms;
+    }
+
     fn part(&mut self, one: NodeId, other: NodeId, until_ms: u64) {
         self.cut(Place::Controller(one), Place::Controller(other), until_ms);
         self.cut(Place::Controller(other), Place::Controller(one), until_ms);
@@ -70,11 +76,14 @@ impl Sim {
     pub fn delay_an_opening(&mut self) {
         let Some(leader) = self.leader() else { return };
         let index = self.some_worker();
-        self.cut(Place::Worker(index), Place::Controller(leader), self.now_ms + 18_000);
+        let way = (Place::Worker(index), Place::Controller(leader));
+        self.alone_for(27_000);
+        self.cut(way.0, way.1, self.now_ms + 23_000);
+        self.network.keeps.insert(way);
         self.workers[index].die();
         self.worker_is_down(index, self.now_ms + 300);
         self.mend_at(self.now_ms + 4_000, Mend::Leader(leader));
-        self.mend_at(self.now_ms + 15_500, Mend::LeadsAgain(leader));
+        self.mend_at(self.now_ms + 20_500, Mend::LeadsAgain(leader));
     }
 
     /// What a worker has answered to the leader comes to nothing, and another one leads: it says again what was taken back
@@ -126,7 +135,8 @@ impl Sim {
             return;
         }
         self.network.frame_bytes_max = SMALL_FRAME_BYTES;
-        let until_ms = self.now_ms + 11_000 + self.random.below(3_000);
+        self.alone_for(36_000);
+        let until_ms = self.now_ms + 31_500 + self.random.below(2_500);
         self.mend_at(until_ms, Mend::LargeFrames);
     }
 
@@ -134,8 +144,11 @@ impl Sim {
     /// (PROTOCOL C3).
     pub fn leader_wakes_late(&mut self) {
         let Some(leader) = self.leader() else { return };
-        let index = self.some_worker();
-        let asleep_ms = 13_000 + self.random.below(1_700);
+        let holds = |index: &usize| self.workers[*index].guardian.processes.values().any(|process| process.launch.job == LONG);
+        let is_heard = |index: &usize| !self.network.is_blocked(Place::Worker(*index), Place::Controller(leader));
+        let Some(index) = (0..self.workers.len()).filter(holds).find(is_heard) else { return };
+        let asleep_ms = 12_500 + self.random.below(1_300);
+        self.alone_for(30_000);
         let until_ms = self.now_ms + asleep_ms + 20_000;
         self.controllers.get_mut(&leader).expect("a known node").paused_until_ms = self.now_ms + asleep_ms;
         for id in self.others(leader) {
@@ -179,6 +192,7 @@ impl Sim {
             return;
         }
         self.wiped = Some(wiped);
+        self.alone_for(11_000);
         for other in [leader, wiped] {
             self.part(last, other, self.now_ms + 1_500);
         }

@@ -25,7 +25,7 @@ const SCHEDULES: [&str; 10] = [
 const HABITS: [&str; 8] = ["30 0 0", "200 0 10", "900 30 0", "900 0 20000", "2500 50 100", "2500 0 20000", "15000 0 0", "40000 10 20000"];
 
 /// A job that stays as it is.
-const LONG: JobId = JobId(1);
+pub const LONG: JobId = JobId(1);
 
 pub struct Users {
     pub random: Random,
