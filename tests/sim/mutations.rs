@@ -26,8 +26,21 @@ fn within(seeds_max: u64, mutation: Mutation, focus: Option<Trouble>) {
     live_with(seed, focus); // without it, all is well
 }
 
-/// What no history shows. Each that comes in here says why not, and which other test holds that rule.
-const UNSEEN: [Mutation; 0] = [];
+/// What no history shows, and why.
+///
+/// - B2 `NoCompareAndSet`: a leader has one proposal in flight, and with its licence it has applied whatever came before; what it decides is
+///   stale only if it loses track of a proposal (after 10 s) and leads on in the same term. `LosesLargeFrames` makes it do so; but that
+///   finds something without the mutation too (below), which has to be understood first. The transcripts of `tests/engine` hold the ledger
+///   itself to B2 (`rival`).
+const UNSEEN: [Mutation; 1] = [Mutation::NoCompareAndSet];
+
+#[test]
+#[ignore = "a finding that is open: one instant is in two rows of missed fires"]
+fn what_a_leader_lost_track_of_is_decided_once() {
+    for seed in [7, 8] {
+        live_with(seed, Some(Trouble::LosesLargeFrames));
+    }
+}
 
 #[test]
 fn every_mutation_is_caught_or_named_as_unseen() {
@@ -56,7 +69,6 @@ macro_rules! caught {
 
 caught! {
     b1_licence_at_election LicenceAtElection within 12 with CutsLeaderAtARefusal;
-    b2_no_compare_and_set NoCompareAndSet within 12 with LosesLargeFrames;
     b2_stages_proposals StagesProposals within 12 with IsolatesController;
     b2_watermark_too_far WatermarkTooFar within 6;
     b3_no_late_floor NoLateFloor within 3;
@@ -87,46 +99,4 @@ caught! {
     h2_clock_not_compared ClockNotCompared within 12 with ControllersClock;
     h3_jump_not_noticed JumpNotNoticed within 12 with ControllersClock;
     snapshot_without_waiting SnapshotWithoutWaiting within 6;
-}
-
-/// Exploration only.
-#[test]
-fn explore() {
-    let get = |name: &str| std::env::var(name).unwrap_or_default();
-    let source = include_str!("../../src/mutation.rs");
-    let wanted = get("MUT");
-    let all = source.split("pub enum Mutation {").nth(1).unwrap().split("\n}").next().unwrap();
-    let names: Vec<&str> =
-        all.lines().map(str::trim).filter(|l| !l.starts_with("//") && !l.is_empty()).map(|l| l.trim_end_matches(',')).collect();
-    let set: Vec<Mutation> = wanted
-        .split('+')
-        .filter(|w| !w.is_empty())
-        .map(|w| unsafe { std::mem::transmute::<u8, Mutation>(names.iter().position(|n| *n == w).expect("name") as u8) })
-        .collect();
-    let focus_name = get("FOCUS");
-    let focus = [
-        Trouble::DelaysAnOpening,
-        Trouble::CutsLeaderAtAnEdit,
-        Trouble::CutsLeaderAtARefusal,
-        Trouble::LosesLargeFrames,
-        Trouble::LeaderWakesLate,
-        Trouble::RecorderStalls,
-        Trouble::EditsBack,
-        Trouble::WipesController,
-        Trouble::LeaderSleeps,
-        Trouble::CutsWorkerFromLeader,
-    ]
-    .into_iter()
-    .find(|t| format!("{t:?}") == focus_name);
-    let from: u64 = get("FROM").parse().unwrap_or(1);
-    let to: u64 = get("TO").parse().unwrap_or(10);
-    std::panic::set_hook(Box::new(|info| {
-        println!("   {}", info.to_string().lines().take(3).collect::<Vec<_>>().join(" ").chars().take(400).collect::<String>());
-    }));
-    for seed in from..=to {
-        switch(&set);
-        let lived = catch_unwind(AssertUnwindSafe(|| live_with(seed, focus)));
-        switch(&[]);
-        println!("{set:?} {focus:?} seed {seed}: {}", if lived.is_err() { "CAUGHT" } else { "-" });
-    }
 }
