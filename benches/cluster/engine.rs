@@ -181,6 +181,7 @@ impl Leader {
             not_started: Vec::new(),
             held: Vec::new(),
             journal_is_whole: true,
+            previous: None,
         };
         let replies = self.propose(&[Command::Found { cluster: ClusterId(Uuid::new_v4()) }, open]).await?;
         let session = replies.iter().find_map(|reply| if let Reply::Session(session) = reply { Some(*session) } else { None });

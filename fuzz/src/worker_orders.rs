@@ -31,9 +31,9 @@ pub fn run(bytes: &[u8]) {
         now = Now { boot_us: deadline_us, wall_us: now.wall_us.saturating_add(deadline_us - now.boot_us) };
         settle(&mut runs, now);
     }
-    let _ = (runs.list(), runs.claims(), runs.counts());
+    let _ = (runs.list(), runs.claims(None), runs.counts());
     runs.lapse(now);
-    let _ = (runs.claims(), runs.head_records());
+    let _ = (runs.claims(None), runs.head_records());
 }
 
 /// Does what is due until nothing is.
