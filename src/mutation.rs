@@ -29,6 +29,8 @@ pub enum Mutation {
     SessionNotChecked,
     /// PROTOCOL C2: orders of a lower term are obeyed.
     TermNotChecked,
+    /// PROTOCOL C2, D1: epochs count the assignments of a run from 1, also where the ledger has known a run of that id before.
+    ReusesEpochs,
     /// PROTOCOL C3: who thinks that it leads grants.
     GrantsWithoutQuorum,
     /// PROTOCOL C3: a lease counts from when its grant came.
@@ -73,13 +75,13 @@ pub enum Mutation {
 
 #[cfg(debug_assertions)]
 thread_local! {
-    static ACTIVE: std::cell::Cell<Option<Mutation>> = const { std::cell::Cell::new(None) };
+    static ACTIVE: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 /// Whether this bug is switched on.
 #[cfg(debug_assertions)]
 pub fn is(mutation: Mutation) -> bool {
-    ACTIVE.get() == Some(mutation)
+    ACTIVE.get() & 1 << mutation as u32 != 0
 }
 
 /// No bug is in a release build.
@@ -89,8 +91,8 @@ pub const fn is(_: Mutation) -> bool {
     false
 }
 
-/// Switches one on, or all off, for this thread.
+/// Switches these on, and all others off, for this thread.
 #[cfg(debug_assertions)]
-pub fn switch(mutation: Option<Mutation>) {
-    ACTIVE.set(mutation);
+pub fn switch(mutations: &[Mutation]) {
+    ACTIVE.set(mutations.iter().fold(0, |active, mutation| active | 1 << *mutation as u32));
 }

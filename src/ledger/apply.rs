@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::{Job, JobId, Outcome, Reason, Run, RunId, RunState, SessionId, Trigger, UnixMs};
+use crate::mutation::{self, Mutation};
 
 use super::command::{Command, Effect, Reply};
 use super::state::{Assignment, Ledger, OpenRun, Waiting, WaitingKind, blank};
@@ -72,7 +73,8 @@ impl Ledger {
     /// not be taken for a word about it now.
     fn assign_to(&self, turn: &Turn, run: &mut OpenRun, session: Option<SessionId>) {
         if let Some(session) = session.filter(|session| self.session(*session).is_some()) {
-            run.epoch = turn.index.max(run.epoch.saturating_add(1));
+            let next = run.epoch.saturating_add(1);
+            run.epoch = if mutation::is(Mutation::ReusesEpochs) { next } else { turn.index.max(next) };
             run.assigned = Some(Assignment { session, epoch: run.epoch });
         }
     }

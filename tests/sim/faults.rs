@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use chrono_flow::model::NodeId;
+use chrono_flow::model::{JobId, JobSpec, NodeId};
 use chrono_flow::rpc::peer::MembersWish;
 
 use crate::disk::Loss;
@@ -25,6 +25,13 @@ pub enum Mend {
     Restart(usize),
     /// Another one is to lead.
     Leader(NodeId),
+    /// This one is to lead.
+    LeadsAgain(NodeId),
+    /// A job is written as it was.
+    Job(JobId, Box<JobSpec>),
+    LargeFrames,
+    /// The disk of the first is exchanged; the second, whose way to it is whole again, lacks entries; the third leads.
+    Wipe([NodeId; 3]),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -58,11 +65,19 @@ pub enum Trouble {
     WipesWorker,
     StartsRival,
     KillsGuardian,
+    DelaysAnOpening,
+    CutsLeaderAtAnEdit,
+    CutsLeaderAtARefusal,
+    LosesLargeFrames,
+    LeaderWakesLate,
+    RecorderStalls,
+    EditsBack,
+    WipesController,
 }
 
 use Trouble::*;
 
-/// Each as often as it is here.
+/// Each as often as it is here. Those of `plots` come only where they are looked for.
 const TROUBLES: [Trouble; 34] = [
     BadWeather,
     Delays,
@@ -126,7 +141,7 @@ impl Sim {
         leader.unwrap_or_else(|| self.random.pick(&ids))
     }
 
-    fn some_worker(&mut self) -> usize {
+    pub fn some_worker(&mut self) -> usize {
         self.random.below(RIVAL as u64) as usize
     }
 
@@ -195,6 +210,14 @@ impl Sim {
             WipesWorker => self.wipe_worker(),
             StartsRival => self.start_rival(),
             KillsGuardian => self.kill_guardian(),
+            DelaysAnOpening => self.delay_an_opening(),
+            CutsLeaderAtAnEdit => self.cut_leader_at_an_edit(),
+            CutsLeaderAtARefusal => self.cut_leader_at_a_refusal(),
+            LosesLargeFrames => self.lose_large_frames(),
+            LeaderWakesLate => self.leader_wakes_late(),
+            RecorderStalls => self.recorder_stalls(),
+            EditsBack => drop(self.edit_and_back()),
+            WipesController => self.wipe_controller(),
         }
     }
 
@@ -502,6 +525,10 @@ impl Sim {
                 self.network.lives.remove(&Place::Worker(RIVAL));
                 self.trace("rival down", RIVAL as u64, 0);
             }
+            Mend::LeadsAgain(id) => self.wish(id, MembersWish::Transfer { to: Some(id) }),
+            Mend::Job(id, spec) => self.write_job(id, *spec),
+            Mend::LargeFrames => self.network.frame_bytes_max = usize::MAX,
+            Mend::Wipe([wiped, last, leader]) => self.wipe(wiped, last, leader),
             Mend::Restart(index) => {
                 self.workers[index].die();
                 self.worker_is_down(index, now_ms + 300);
@@ -520,6 +547,7 @@ impl Sim {
             self.network.unblock(now_ms, from, to);
         }
         self.store.lock().unwrap().heal();
+        self.cuts_leader_at = None;
         for controller in self.controllers.values_mut() {
             controller.paused_until_ms = now_ms;
             controller.disk.no_cut();

@@ -21,6 +21,7 @@ mod links;
 mod mutations;
 mod network;
 mod outside;
+mod plots;
 mod shrink;
 mod sim;
 mod store;

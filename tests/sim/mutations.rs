@@ -10,9 +10,9 @@ use crate::faults::Trouble;
 use crate::suite::live_with;
 
 fn is_caught(mutation: Mutation, seed: u64, focus: Option<Trouble>) -> bool {
-    switch(Some(mutation));
+    switch(&[mutation]);
     let lived = catch_unwind(AssertUnwindSafe(|| live_with(seed, focus)));
-    switch(None);
+    switch(&[]);
     lived.is_err()
 }
 
@@ -28,24 +28,20 @@ fn within(seeds_max: u64, mutation: Mutation, focus: Option<Trouble>) {
 
 /// What no history shows, and why.
 ///
-/// - B1 `LicenceAtElection` and B2 `NoCompareAndSet`: each is a second lock behind the other. A leader has one proposal in flight, and with
-///   its licence it has applied whatever came before; what it decides is never stale, unless both go. The transcripts of `tests/engine`
-///   hold the ledger itself to B2 (`rival`).
-/// - C3 `GrantsWithoutQuorum`: a leader that slept has to wake up within its last grant, and a run that may not live twice has to be there.
-///   `Trouble::LeaderSleeps` plays it, too rarely for a number of seeds that can be stated; `tests/consensus` holds `confirm_leader` to it.
-/// - E1 `NoTombstone`: within a term an order that was overtaken comes over a connection that is refused by then, and a whole journal
-///   proves the same without a tombstone. `tests/agent` and the tests of `agent::runs` hold the table to it.
-/// - F1 `UnguardedRow`: it takes a lost run whose correction is recorded by one leader while the write of the loss by another, which was
-///   stopped in the middle of it, is still to come. `tests/store` holds the real stores to it.
-/// - G1 `WipedVoterVotes`: no disk is exchanged here; `tests/consensus` does that.
-const UNSEEN: [Mutation; 6] = [
-    Mutation::LicenceAtElection,
-    Mutation::NoCompareAndSet,
-    Mutation::UnguardedRow,
-    Mutation::NoTombstone,
-    Mutation::GrantsWithoutQuorum,
-    Mutation::WipedVoterVotes,
-];
+/// - B2 `NoCompareAndSet`: a leader has one proposal in flight, and with its licence it has applied whatever came before; what it decides
+///   is stale only if it loses track of a proposal (after 10 s) and leads on in the same term. `LosesLargeFrames` makes it do so; but that
+///   finds something without the mutation too: `engine::core` sends the skips of a decision as a part of their own, which doesn't move the
+///   watermark, so that B2 doesn't tell a lost one from its repetition. The transcripts of `tests/engine` hold the ledger itself to B2
+///   (`rival`).
+const UNSEEN: [Mutation; 1] = [Mutation::NoCompareAndSet];
+
+#[test]
+#[ignore = "a finding that is open: one instant is in two rows of missed fires, of two first parts of decisions"]
+fn what_a_leader_lost_track_of_is_decided_once() {
+    for seed in [7, 8] {
+        live_with(seed, Some(Trouble::LosesLargeFrames));
+    }
+}
 
 #[test]
 fn every_mutation_is_caught_or_named_as_unseen() {
@@ -73,6 +69,7 @@ macro_rules! caught {
 }
 
 caught! {
+    b1_licence_at_election LicenceAtElection within 12 with CutsLeaderAtARefusal;
     b2_stages_proposals StagesProposals within 12 with IsolatesController;
     b2_watermark_too_far WatermarkTooFar within 6;
     b3_no_late_floor NoLateFloor within 3;
@@ -81,21 +78,28 @@ caught! {
     b7_overlap_not_checked OverlapNotChecked within 6;
     b8_replaces_at_once ReplacesAtOnce within 6;
     b10_no_bound NoBound within 12 with StopsStore;
+    c1_stale_session_opens StaleSessionOpens within 12 with DelaysAnOpening;
     c1_session_not_checked SessionNotChecked within 24 with IsolatesWorker;
     c2_term_not_checked TermNotChecked within 12 with CutsWorkerFromLeader;
+    c2_reuses_epochs ReusesEpochs within 8 with EditsBack;
+    c3_grants_without_quorum GrantsWithoutQuorum within 12 with LeaderWakesLate;
     c3_lease_from_receipt LeaseFromReceipt within 20 with WorkerSleepsAtItsBeat;
     c4_new_leader_does_not_wait NewLeaderDoesNotWait within 20 with HearsOnlyTheOldLeader;
     c5_runs_outlive_lease RunsOutliveLease within 16 with IsolatesWorker;
     c6_starts_by_wall StartsByWall within 20 with WorkersClock;
     d1_silence_is_proof SilenceIsProof within 12 with CutsWorkerFromLeader;
     d2_retries_at_once RetriesAtOnce within 16 with IsolatesWorker;
+    e1_no_tombstone NoTombstone within 6 with CutsLeaderAtAnEdit;
     e1_forgets_lost_records ForgetsLostRecords within 16 with RebootsTwice;
     e2_starting_is_unstarted StartingIsUnstarted within 12 with KillsWorker;
     e4_spool_deleted_early SpoolDeletedEarly within 6 with StopsStore;
     e5_acknowledges_proposals AcknowledgesProposals within 12 with CrashesController;
+    f1_unguarded_row UnguardedRow within 6 with RecorderStalls;
     f2_recorded_beyond RecordedBeyond within 6;
+    g1_wiped_voter_votes WipedVoterVotes within 12 with WipesController;
     h2_clock_not_compared ClockNotCompared within 12 with ControllersClock;
     h2_unproved_is_good UnprovedIsGood within 12 with ControllersClock;
+    h3_compares_as_asked ComparesAsAsked within 12 with ControllersClock;
     h3_jump_not_noticed JumpNotNoticed within 12 with ControllersClock;
     snapshot_without_waiting SnapshotWithoutWaiting within 6;
 }

@@ -99,6 +99,10 @@ pub struct Network {
     pub random: Random,
     pub weather: Weather,
     blocked: BTreeSet<(Place, Place)>,
+    /// Where a way is cut and all that was sent arrives once it is whole again.
+    pub keeps: BTreeSet<(Place, Place)>,
+    /// Raft's frames of more bytes are lost.
+    pub frame_bytes_max: usize,
     /// By when it is due, then in the order of sending.
     under_way: BTreeMap<(u64, u64), Packet>,
     held: Vec<Packet>,
@@ -115,6 +119,8 @@ impl Network {
             random: Random(seed),
             weather: FAIR,
             blocked: BTreeSet::new(),
+            keeps: BTreeSet::new(),
+            frame_bytes_max: usize::MAX,
             under_way: BTreeMap::new(),
             held: Vec::new(),
             sent: 0,
@@ -133,6 +139,7 @@ impl Network {
 
     pub fn unblock(&mut self, now_ms: u64, from: Place, to: Place) {
         self.blocked.remove(&(from, to));
+        self.keeps.remove(&(from, to));
         for packet in self.held.extract_if(.., |packet| (packet.from, packet.to) == (from, to)).collect::<Vec<_>>() {
             self.enqueue(now_ms, packet);
         }
@@ -146,7 +153,7 @@ impl Network {
         let life = self.lives.get(&to).copied();
         let is_frame = message.is_frame();
         if self.is_blocked(from, to) {
-            if !is_frame && self.random.chance(50) {
+            if !is_frame && (self.keeps.contains(&(from, to)) || self.random.chance(50)) {
                 self.held.extend(life.map(|life| Packet { from, to, life, message }));
             }
             return;
@@ -159,6 +166,11 @@ impl Network {
             }
             return;
         };
+        if let Message::Frame { bytes, .. } = &message
+            && bytes.len() > self.frame_bytes_max
+        {
+            return;
+        }
         if is_frame && self.random.chance(self.weather.drop_percent) {
             return;
         }

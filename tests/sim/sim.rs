@@ -12,6 +12,7 @@ use crate::controller::{Controller, FEW_UNRECORDED, config};
 use crate::disk::Loss;
 use crate::faults::{Mend, Trouble};
 use crate::network::{Message, Network, Packet, Place};
+use crate::plots::Moment;
 use crate::random::Random;
 use crate::shrink::Storm;
 use crate::store::{Client, State};
@@ -52,6 +53,10 @@ pub struct Sim {
     pub is_calm: bool,
     /// A member was asked to go.
     pub has_removed: bool,
+    /// When the leader is to be cut off from the others.
+    pub cuts_leader_at: Option<Moment>,
+    /// Its disk was exchanged.
+    pub wiped: Option<NodeId>,
     /// The highest term that each worker has heard of.
     pub terms: BTreeMap<usize, u64>,
     lives: u64,
@@ -101,6 +106,8 @@ impl Sim {
             had_clock_trouble: false,
             is_calm: false,
             has_removed: false,
+            cuts_leader_at: None,
+            wiped: None,
             terms: BTreeMap::new(),
             troubles: Random(random.next()),
             lives: 0,
@@ -191,9 +198,14 @@ impl Sim {
         let controller = self.controllers.get_mut(&id).expect("a known node");
         let restarts_at_ms = self.now_ms + 500 + self.random.below(4_000);
         let is_cut = controller.disk.is_cut();
-        assert!(is_cut || matches!(failure, Failure::Storage(_)), "node {id} failed: {failure}");
+        // What an exchanged disk has to come to (PROTOCOL G1).
+        let is_told_so = self.wiped == Some(id) && matches!(failure, Failure::Refused { .. } | Failure::RolledBack { .. });
+        assert!(is_cut || is_told_so || matches!(failure, Failure::Storage(_)), "node {id} failed: {failure}");
         let loss = if self.random.chance(50) { Loss::Everything } else { Loss::Some };
         self.crash(id, loss, restarts_at_ms);
+        if is_told_so && self.is_calm {
+            self.controllers.get_mut(&id).expect("a known node").restarts_at_ms = None;
+        }
     }
 
     pub fn worker_is_down(&mut self, index: usize, restarts_at_ms: u64) {
@@ -273,6 +285,7 @@ impl Sim {
             self.witness.seen(id, seen);
         }
         self.check_rivals();
+        self.cut_leader_at_its_moment(id, &seen);
         if let Some(ledger) = ledger {
             let before = self.compared.insert(id, ledger.applied()).unwrap_or(0);
             let is_restored = seen.iter().any(|seen| matches!(seen, crate::controller::Seen::Restored));

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono_flow::model::{ClusterId, Job, JobId, JobSpec, NodeId, Revision, Run, RunId, UnixMs};
+use chrono_flow::model::{ClusterId, Job, JobId, JobSpec, NodeId, Revision, Run, RunId, RunState, UnixMs};
 use chrono_flow::mutation::{self, Mutation};
 use chrono_flow::store::{
     Change, ChangeKind, JobFilter, JobPage, OutputRecord, RecordBatch, Result, Retention, RunCursor, RunFilter, SetAside, Store,
@@ -26,6 +26,8 @@ pub struct State {
     pub cut_off: BTreeSet<NodeId>,
     pub latency_ms_max: u64,
     pub fail_percent: u64,
+    /// One node's next write of a row that may be written again later takes so long on its way.
+    pub stalls: Option<(NodeId, u64)>,
     pub change_seq: u64,
     next_job: i64,
     pub jobs: BTreeMap<JobId, Job>,
@@ -50,6 +52,7 @@ impl State {
             cut_off: BTreeSet::new(),
             latency_ms_max: 4,
             fail_percent: 0,
+            stalls: None,
             change_seq: 0,
             next_job: 0,
             jobs: BTreeMap::new(),
@@ -212,6 +215,11 @@ impl Store for Client {
         self.call(|_| 0).await
     }
     async fn record(&self, batch: RecordBatch) -> Result<Vec<SetAside>> {
+        let may_change = batch.runs.iter().any(|record| matches!(record.run.state, RunState::Skipped | RunState::Lost));
+        let stalls = self.lock().stalls.take_if(|(node, _)| may_change && *node == self.node);
+        if let Some((_, ms)) = stalls {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+        }
         self.call(|state| state.record(batch)).await.map(|()| Vec::new())
     }
     async fn run(&self, id: RunId) -> Result<Option<Run>> {

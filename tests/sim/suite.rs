@@ -47,6 +47,7 @@ impl Sim {
             assert!(self.now_ms < healed_ms + 10_000, "no leader within 10 s");
         }
         let leader_ms = self.now_ms - healed_ms;
+        self.remove_wiped().await;
         // Deciding stands still while too much waits to be recorded (PROTOCOL B10), and the limit is a low one here.
         while self.witness.ledger.unrecorded_len() > FEW_UNRECORDED / 2 {
             self.run_until(self.now_ms + 100).await;

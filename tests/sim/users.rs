@@ -27,7 +27,7 @@ const HABITS: [&str; 8] = ["30 0 0", "200 0 10", "900 30 0", "900 0 20000", "250
 /// More have to be asked for.
 pub const JOBS_MAX: usize = 30;
 /// A job that stays as it is.
-const LONG: JobId = JobId(1);
+pub const LONG: JobId = JobId(1);
 
 pub struct Users {
     pub random: Random,
@@ -99,7 +99,7 @@ impl Sim {
     }
 
     /// The checked clock of a controller that reaches the store (PROTOCOL A3).
-    fn writes_at(&self, id: NodeId) -> Option<chrono_flow::model::UnixMs> {
+    pub fn writes_at(&self, id: NodeId) -> Option<chrono_flow::model::UnixMs> {
         let life = self.controllers.get(&id)?.life.as_ref()?;
         life.engine.now().ok().filter(|_| self.store.lock().unwrap().takes_writes_of(id))
     }

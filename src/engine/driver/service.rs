@@ -162,7 +162,7 @@ impl EngineHandle {
         if is_draining {
             self.inner.shared.wake(); // what it holds is wanted elsewhere, soon
         }
-        if mutation::is(Mutation::GrantsWithoutQuorum) {
+        if mutation::is(Mutation::GrantsWithoutQuorum) && self.inner.is_licensed() {
             return Ok(self.grant_of(self.inner.shared.status().term));
         }
         let confirmed = self.inner.consensus.confirm_leader().await.map_err(|_| self.not_leader())?;
