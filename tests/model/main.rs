@@ -13,7 +13,7 @@
 //! What the model leaves out: Raft itself (here a register to which only the leader of the highest term can write; `tests/consensus` and
 //! the simulation have the real one), more than one fire and overlap, a second worker that fails, a second attempt on the worker itself,
 //! `lost_after_s`, a guardian that is stopped (beyond the promises), reboots (E1's boot id), rival data directories (C1), C6, clocks of
-//! leaders (H), history (F).
+//! leaders (H), history (F), and requests to open a session that come late or twice (C1): a session is opened in one step.
 //!
 //! One rule turns out to be belt and braces here: without the term check (C2) a stale order is obeyed, which is promised not to happen; but
 //! nothing else breaks, as sessions, epochs, tombstones and the quorum behind each grant leave a stale leader nothing to say that would be
