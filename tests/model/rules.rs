@@ -13,6 +13,8 @@ pub struct Rules {
     pub drop_unstarted: bool,
     /// C1: a session is opened only by a request that knows the newest one.
     pub open_compare_and_set: bool,
+    /// C1: who asks without knowing the newest one, as it missed the answer, is told it.
+    pub newest_is_told: bool,
     /// C1: a session that was ended gets no grant any more.
     pub no_grant_after_end: bool,
     /// C2: a worker obeys no lower term than it has seen.
@@ -62,6 +64,7 @@ impl Rules {
         sessions: true,
         drop_unstarted: true,
         open_compare_and_set: true,
+        newest_is_told: true,
         no_grant_after_end: true,
         term_check: true,
         epochs: true,

@@ -165,7 +165,7 @@ impl Protocol {
             return false; // The guardian has not answered yet.
         }
         let is_new_process = worker.session.is_none() && !worker.has_asked;
-        let newest = if worker.has_asked { world.ledger.session } else { worker.newest };
+        let newest = if worker.has_asked && self.rules.newest_is_told { world.ledger.session } else { worker.newest };
         let is_answered = |message: &Message| matches!(message, Message::Opened { previous, .. } if *previous == worker.newest);
         let is_bound = match world.weather {
             Weather::Stormy => newest >= self.scope.sessions,
