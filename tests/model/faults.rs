@@ -46,6 +46,7 @@ impl Protocol {
         world.left.crashes -= 1;
         world.worker.up = false;
         world.worker.session = None;
+        world.worker.has_asked = false;
         world.worker.held = None;
         true
     }

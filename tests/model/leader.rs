@@ -123,6 +123,29 @@ impl Protocol {
         is_new
     }
 
+    /// Opens a session, if the request knows the newest one. What the worker's journal says of the run lets it move (PROTOCOL D1), or keeps
+    /// it with the worker. Both are one entry.
+    pub fn open(&self, world: &mut World, message: Message) -> bool {
+        let Message::Open { previous, has_started } = message else { return false };
+        let is_overtaken = previous < world.ledger.session && self.rules.open_compare_and_set;
+        let session = world.ledger.session + 1;
+        if is_overtaken || (world.is_stormy() && session > self.scope.sessions) {
+            return false;
+        }
+        world.ledger.session = session;
+        world.ledger.session_open = true;
+        if let Fate::Given { to: Place::Worker(_), epoch, attempt: 1 } = world.ledger.fate {
+            if has_started {
+                world.ledger.fate = Fate::Given { to: Place::Worker(session), epoch, attempt: 1 };
+            } else {
+                world.ledger.fate = Fate::Free { epoch, attempt: 1 };
+                world.seen.not_started_said = world.seen.not_started_said.max(epoch);
+            }
+        }
+        world.send(Message::Opened { previous, session });
+        true
+    }
+
     /// Gives up on a session: in a storm, whenever the leader has heard nothing of it.
     pub fn end_session(&self, world: &mut World) -> bool {
         let is_silent = world.is_stormy() || (!world.worker.up && world.now >= world.leader.granted_at + LEASE + MARGIN);

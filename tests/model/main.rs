@@ -4,16 +4,17 @@
 //! journal, spool), and a second worker that never fails, to which the run may be moved. `leader.rs` and `worker.rs` say what each may do;
 //! `world.rs` what there is; `properties.rs` what is promised; `rules.rs` which rules may be taken out, by their names in the protocol.
 //!
-//! What can go wrong, in any order and at any moment within a scope's bounds: messages come late, twice, out of order or never; a leader
-//! is deposed without knowing it; a leader or the agent is paused between any two steps; the agent's process dies and comes back, or stays
-//! away; the worker's clock is off by `MARGIN`, and its rate changes; the job is edited. Each check visits every state that can be reached
-//! so. Where all promises hold (`*_holds`), it also shows that launches, moves and so on are possible at all. Then each rule is taken out
-//! alone (`without_*`), and the promise that it keeps must break; `--no-capture` prints the shortest way there, step by step.
+//! What can go wrong, in any order and at any moment within a scope's bounds: messages come late, twice, out of order or never, those that
+//! open a session too (`Open`, `Opened`); a leader is deposed without knowing it; a leader or the agent is paused between any two steps;
+//! the agent's process dies and comes back, or stays away; the worker's clock is off by `MARGIN`, and its rate changes; the job is edited.
+//! Each check visits every state that can be reached so. Where all promises hold (`*_holds`), it also shows that launches, moves and so on
+//! are possible at all. Then each rule is taken out alone (`without_*`), and the promise that it keeps must break; `--no-capture` prints
+//! the shortest way there, step by step.
 //!
 //! What the model leaves out: Raft itself (here a register to which only the leader of the highest term can write; `tests/consensus` and
 //! the simulation have the real one), more than one fire and overlap, a second worker that fails, a second attempt on the worker itself,
-//! `lost_after_s`, a guardian that is stopped (beyond the promises), reboots (E1's boot id), rival data directories (C1), C6, clocks of
-//! leaders (H), history (F).
+//! `lost_after_s`, a guardian that is stopped (beyond the promises), reboots (E1's boot id), rival data directories (C1), the grant that
+//! comes with a new session (here the next heartbeat's), C6, clocks of leaders (H) and history (F).
 //!
 //! One rule turns out to be belt and braces here: without the term check (C2) a stale order is obeyed, which is promised not to happen; but
 //! nothing else breaks, as sessions, epochs, tombstones and the quorum behind each grant leave a stale leader nothing to say that would be
@@ -61,6 +62,10 @@ const RETRY: Scope =
 /// The same, and its process dies.
 const RETRY_RESTART: Scope =
     Scope { retry: true, end: 7, crashes: 1, grants: 1, epochs: 2, sessions: 2, examples: &[RUNS_HERE, RUNS_AGAIN], ..Scope::QUIET };
+
+/// Requests to open a session come late, twice or never, and so do the answers; the process that asked may die.
+const REOPEN: Scope =
+    Scope { crashes: 1, grants: 1, epochs: 2, sessions: 3, examples: &[RUNS_HERE, RUNS_HERE_THIRD, RUNS_ELSEWHERE], ..Scope::QUIET };
 
 // What single rules are missed in, as small as that can be.
 const MOVE: Scope = Scope { election: false, proposals: 1, skew: false, ..LAUNCH };
@@ -130,7 +135,12 @@ fn edit_holds() {
 
 #[test]
 fn restart_holds() {
-    holds(&RESTART, 100_000);
+    holds(&RESTART, 150_000);
+}
+
+#[test]
+fn reopen_holds() {
+    holds(&REOPEN, 90_000);
 }
 
 #[test]
@@ -140,17 +150,17 @@ fn retry_holds() {
 
 #[test]
 fn retry_restart_holds() {
-    holds(&RETRY_RESTART, 50_000);
+    holds(&RETRY_RESTART, 70_000);
 }
 
 #[test]
 fn heal_holds() {
-    holds(&HEAL, 200_000);
+    holds(&HEAL, 350_000);
 }
 
 #[test]
 fn heal_retry_holds() {
-    holds(&HEAL_RETRY, 50_000);
+    holds(&HEAL_RETRY, 90_000);
 }
 
 #[test]
@@ -178,6 +188,16 @@ fn without_sessions() {
 #[test]
 fn without_drop_unstarted() {
     breaks(STARTS_ONCE, &RETURN, |rules| rules.drop_unstarted = false);
+}
+
+#[test]
+fn without_open_compare_and_set() {
+    breaks(STARTS_ONCE, &Scope { crashes: 0, ..REOPEN }, |rules| rules.open_compare_and_set = false);
+}
+
+#[test]
+fn without_newest_is_told() {
+    breaks(SETTLED, &Scope { election: false, edit: false, crashes: 0, ..HEAL }, |rules| rules.newest_is_told = false);
 }
 
 #[test]

@@ -33,6 +33,7 @@ fn is_settled(world: &World) -> bool {
 
 pub const RUNS_HERE: &str = "the run starts on the worker";
 pub const RUNS_HERE_LATE: &str = "the run starts on the worker under the second leader, by the order of the first";
+pub const RUNS_HERE_THIRD: &str = "the run starts on the worker in its third session";
 pub const RUNS_ELSEWHERE: &str = "the run starts on the second worker after it was moved";
 pub const RUNS_AGAIN: &str = "a second attempt starts";
 pub const REPLACED: &str = "a run is given back, given out again, and starts on the same worker";
@@ -46,6 +47,9 @@ pub fn examples() -> Vec<Property<Protocol>> {
         Property::sometimes(RUNS_HERE_LATE, |_, world: &World| {
             let term_seen = world.worker.session.as_ref().map(|session| session.term_seen);
             world.worker.alive && world.ledger.term == 2 && term_seen == Some(1)
+        }),
+        Property::sometimes(RUNS_HERE_THIRD, |_, world: &World| {
+            world.worker.alive && world.worker.session.as_ref().is_some_and(|session| session.id == 3)
         }),
         Property::sometimes(RUNS_ELSEWHERE, |_, world: &World| {
             let was_moved = matches!(world.ledger.fate, Fate::Given { to: Place::Elsewhere, epoch: 2.., attempt: 1 });

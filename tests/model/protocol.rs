@@ -33,6 +33,7 @@ pub enum Step {
     GrantDeposed,
 
     // The worker.
+    /// Asks for a session, or asks again.
     Register,
     Begin,
     Spawn,
@@ -86,6 +87,7 @@ impl Protocol {
             Step::StartElsewhere => self.start_elsewhere(world),
             Step::FinishElsewhere => self.finish_elsewhere(world),
             Step::Arrive(message @ Message::NotStarted { .. }) => self.hear_not_started(world, message),
+            Step::Arrive(message @ Message::Open { .. }) => self.open(world, message),
             Step::Arrive(message) => self.obey(world, message),
             Step::Edit => self.edit(world),
             Step::Tick(beats) => self.tick(world, beats),

@@ -11,6 +11,10 @@ pub struct Rules {
     pub sessions: bool,
     /// C1: what was held for a session that is over is dropped before the next one is opened.
     pub drop_unstarted: bool,
+    /// C1: a session is opened only by a request that knows the newest one.
+    pub open_compare_and_set: bool,
+    /// C1: who asks without knowing the newest one, as it missed the answer, is told it.
+    pub newest_is_told: bool,
     /// C1: a session that was ended gets no grant any more.
     pub no_grant_after_end: bool,
     /// C2: a worker obeys no lower term than it has seen.
@@ -59,6 +63,8 @@ impl Rules {
         stage_after_commit: true,
         sessions: true,
         drop_unstarted: true,
+        open_compare_and_set: true,
+        newest_is_told: true,
         no_grant_after_end: true,
         term_check: true,
         epochs: true,

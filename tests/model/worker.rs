@@ -2,7 +2,7 @@
 
 use crate::protocol::Protocol;
 use crate::rules::{LEASE, MARGIN, PERMIT, Tick};
-use crate::world::{Elsewhere, Fate, Message, Place, Proposal, Session, Spool, World};
+use crate::world::{Elsewhere, Fate, Message, Place, Proposal, Session, Spool, Weather, World};
 
 /// As if a lease were never over.
 const NO_END: Tick = 100;
@@ -15,7 +15,8 @@ impl Protocol {
                 (term, session)
             }
             Message::Recorded => return self.forget_result(world),
-            Message::NotStarted { .. } => return false,
+            Message::Opened { previous, session } => return self.enter(world, previous, session),
+            Message::NotStarted { .. } | Message::Open { .. } => return false,
         };
         let clock = world.worker_clock();
         let Some(session) = &mut world.worker.session else { return false };
@@ -34,7 +35,7 @@ impl Protocol {
                 world.worker.leased_from = world.worker.leased_from.max(counts_from);
                 is_longer
             }
-            Message::Recorded | Message::NotStarted { .. } => false,
+            _ => false,
         };
         world.seen.lower_term_obeyed |= is_lower && has_obeyed;
         true
@@ -150,22 +151,30 @@ impl Protocol {
         true
     }
 
-    /// Opens a session when the last one is over: with the process, by the worker's own clock, or by the leader's word. What was held is
-    /// dropped first. The worker says what its journal knows: that the run was not started, which lets it move (PROTOCOL D1), or that it
-    /// was, which keeps it here. Both are one entry in the ledger.
+    /// Asks for a session when the last one is over: with the process, by the worker's own clock, or by the leader's word. What was held is
+    /// dropped first. The request says what the journal knows of the run. Who has asked and hears nothing, or is refused, asks again: by
+    /// then it has been told which session is the newest.
     pub fn register(&self, world: &mut World) -> bool {
         let clock = world.worker_clock();
         let is_over = |session: &Session| session.granted_at.is_some_and(|at| clock >= at + LEASE) || world.is_over(session.id);
-        let session_id = world.ledger.session + 1;
-        let is_bound = world.is_stormy() && session_id > self.scope.sessions;
-        if !world.worker.up || is_bound || !world.worker.session.as_ref().is_none_or(is_over) {
+        if !world.worker.up || !world.worker.session.as_ref().is_none_or(is_over) {
             return false;
         }
         let worker = &mut world.worker;
         if worker.journal.starting && worker.held.is_some() && !worker.alive {
             return false; // The guardian has not answered yet.
         }
-        let is_new_process = worker.session.is_none();
+        let is_new_process = worker.session.is_none() && !worker.has_asked;
+        let newest = if worker.has_asked && self.rules.newest_is_told { world.ledger.session } else { worker.newest };
+        let is_answered = |message: &Message| matches!(message, Message::Opened { previous, .. } if *previous == worker.newest);
+        let is_bound = match world.weather {
+            Weather::Stormy => newest >= self.scope.sessions,
+            _ => worker.has_asked && world.sent.iter().any(is_answered), // It waits for that.
+        };
+        if is_bound {
+            return false;
+        }
+        worker.newest = newest;
         if self.rules.drop_unstarted {
             worker.held = None;
         }
@@ -173,20 +182,24 @@ impl Protocol {
             worker.held = worker.journal.accepted;
         }
         worker.journal.accepted = worker.held;
-        let has_started = worker.alive || worker.journal.starting || worker.spool != Spool::Empty;
-        worker.session = Some(Session { started: has_started, ..Session::new(session_id) });
+        worker.session = None;
+        worker.has_asked = true;
+        let open = Message::Open { previous: worker.newest, has_started: worker.has_started() };
+        world.send(open);
+        true
+    }
+
+    /// A session was opened. Only the answer to the latest request counts: who has asked again is beyond the others.
+    fn enter(&self, world: &mut World, previous: u8, id: u8) -> bool {
+        let worker = &mut world.worker;
+        if !(worker.up && worker.has_asked) || previous != worker.newest {
+            return false;
+        }
+        worker.session = Some(Session { started: worker.has_started(), ..Session::new(id) });
+        worker.has_asked = false;
+        worker.newest = id;
         if !self.rules.lease_outlives_session {
             worker.leased_from = NO_END;
-        }
-        world.ledger.session = session_id;
-        world.ledger.session_open = true;
-        if let Fate::Given { to: Place::Worker(_), epoch, attempt: 1 } = world.ledger.fate {
-            if has_started {
-                world.ledger.fate = Fate::Given { to: Place::Worker(session_id), epoch, attempt: 1 };
-            } else {
-                world.ledger.fate = Fate::Free { epoch, attempt: 1 };
-                world.seen.not_started_said = world.seen.not_started_said.max(epoch);
-            }
         }
         true
     }

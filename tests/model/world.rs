@@ -114,9 +114,21 @@ pub enum Message {
     },
     /// The run's end is recorded.
     Recorded,
-    // To the leader: what was given with this epoch has not started, and won't.
+    /// The answer to `Open { previous, .. }`.
+    Opened {
+        previous: u8,
+        session: u8,
+    },
+    // To the leader.
+    /// What was given with this epoch has not started, and won't.
     NotStarted {
         epoch: u8,
+    },
+    /// Asks for a session after this one. The run was started before, or may have been, and stays; or it was not, and won't be. Requests
+    /// that say the same are one here, sent again.
+    Open {
+        previous: u8,
+        has_started: bool,
     },
 }
 
@@ -127,8 +139,11 @@ pub struct Worker {
     pub up: bool,
     /// How far its clock is ahead of the leaders'.
     pub clock_ahead: Tick,
-    /// The agent's memory. No session: it has to register.
+    /// The agent's memory. No session: it has to register, or has asked for one and waits.
     pub session: Option<Session>,
+    pub has_asked: bool,
+    /// The newest session that it knows of. After a crash less may be known, but who asks with less is told this.
+    pub newest: u8,
     /// The epoch of what is held until its instant.
     pub held: Option<u8>,
     /// The guardian: does the command run, and what does it count the lease from? It keeps that when the agent opens a new session, until
@@ -194,6 +209,13 @@ impl Session {
     }
 }
 
+impl Worker {
+    /// The journal says that the run was started, or may have been.
+    pub fn has_started(&self) -> bool {
+        self.alive || self.journal.starting || self.spool != Spool::Empty
+    }
+}
+
 impl World {
     /// The worker has been granted a permit when time begins; nothing is decided yet.
     pub fn new(scope: &Scope, clock_ahead: Tick) -> World {
@@ -210,6 +232,8 @@ impl World {
                 up: true,
                 clock_ahead,
                 session: Some(session),
+                has_asked: false,
+                newest: 1,
                 held: None,
                 alive: false,
                 leased_from: clock_ahead,
