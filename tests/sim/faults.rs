@@ -65,6 +65,7 @@ pub enum Trouble {
     WipesWorker,
     StartsRival,
     KillsGuardian,
+    StartsByAnotherTime,
     DelaysAnOpening,
     CutsLeaderAtAnEdit,
     CutsLeaderAtARefusal,
@@ -77,7 +78,7 @@ pub enum Trouble {
 
 use Trouble::*;
 
-/// Each as often as it is here. Those of `plots` come only where they are looked for.
+/// Each as often as it is here.
 const TROUBLES: [Trouble; 34] = [
     BadWeather,
     Delays,
@@ -117,9 +118,22 @@ const TROUBLES: [Trouble; 34] = [
 /// A machine that stands still as a whole excuses what its guardian can't do: not in every history.
 const PAUSES_MACHINES_EVERY: u64 = 3;
 
+/// Those that come only where they are looked for.
+const PLOTS: [Trouble; 9] = [
+    StartsByAnotherTime,
+    DelaysAnOpening,
+    CutsLeaderAtAnEdit,
+    CutsLeaderAtARefusal,
+    LosesLargeFrames,
+    LeaderWakesLate,
+    RecorderStalls,
+    EditsBack,
+    WipesController,
+];
+
 /// All that can go wrong.
 pub fn kinds() -> BTreeSet<Trouble> {
-    TROUBLES.into_iter().chain([PausesMachine]).collect()
+    TROUBLES.into_iter().chain(PLOTS).chain([PausesMachine]).collect()
 }
 
 impl Trouble {
@@ -210,6 +224,7 @@ impl Sim {
             WipesWorker => self.wipe_worker(),
             StartsRival => self.start_rival(),
             KillsGuardian => self.kill_guardian(),
+            StartsByAnotherTime => self.start_by_another_time(),
             DelaysAnOpening => self.delay_an_opening(),
             CutsLeaderAtAnEdit => self.cut_leader_at_an_edit(),
             CutsLeaderAtARefusal => self.cut_leader_at_a_refusal(),
@@ -341,6 +356,20 @@ impl Sim {
         self.had_clock_trouble = true;
         let at = self.later(20_000);
         self.mend_at(at, Mend::Clock(Place::Controller(id)));
+    }
+
+    /// A controller comes back with a clock that was set meanwhile.
+    fn start_by_another_time(&mut self) {
+        if self.mends.values().flatten().any(|mend| matches!(mend, Mend::Clock(Place::Controller(_)))) {
+            return;
+        }
+        let (id, loss, restarts_at_ms) = (self.some_node(), self.loss(), self.later(2_000));
+        self.crash(id, loss, restarts_at_ms);
+        let jump_ms = self.random.pick(&[-3_600_000, -3_000, 3_000, 3_600_000]);
+        self.controllers.get_mut(&id).expect("a known node").clock.jump(jump_ms);
+        self.had_clock_trouble = true;
+        let at_ms = restarts_at_ms + 10_000;
+        self.mend_at(at_ms, Mend::Clock(Place::Controller(id)));
     }
 
     fn worker_clock_trouble(&mut self) {
