@@ -7,6 +7,8 @@ pub enum Mutation {
     LicenceAtElection,
     /// PROTOCOL B2: a decision is applied whatever the watermark is.
     NoCompareAndSet,
+    /// PROTOCOL B2: of a decision in parts, any part is applied that fits the watermark.
+    PartsNotCompared,
     /// PROTOCOL B2: what was proposed is staged, not what was applied.
     StagesProposals,
     /// PROTOCOL B2: the watermark ends up one second too far.

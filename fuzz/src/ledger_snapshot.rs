@@ -39,8 +39,8 @@ fn rest(ledger: &Ledger) -> Vec<Command> {
         commands.push(Command::EndSession { at: AT, session: session.id, unstarted_after: AT });
     }
     let settled = ledger.owed().map(|owed| (owed.job.id, owed.job.revision, owed.to)).collect();
-    let (from, feed) = (ledger.watermark(), ledger.feed());
-    commands.push(Command::Decide(Decide { at: AT, from, to: from.max(AT), feed, settled, ..Decide::default() }));
+    let (from, feed, after) = (ledger.watermark(), ledger.feed(), ledger.last_decision());
+    commands.push(Command::Decide(Decide { at: AT, from, to: from.max(AT), feed, settled, after, ..Decide::default() }));
     for (number, job) in (1..).zip(ledger.jobs()) {
         let change_seq = feed.saturating_add(number);
         commands.push(Command::DropJob { id: job.id, revision: job.revision, effective_from: AT, change_seq });

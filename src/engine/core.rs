@@ -237,6 +237,7 @@ impl Core {
             return None;
         }
         let is_void = |part: &Decide| part.from != ledger.watermark() || part.feed != ledger.feed() || now.since(part.at) > PART_AGE_MS_MAX;
+        // A part that was refused, or that nobody knows of, has made the rest void (`forget_plans`): this one follows what was applied.
         if self.parts.front().is_some_and(is_void) {
             self.parts.clear();
         }
@@ -244,7 +245,7 @@ impl Core {
             let decide = self.decide_all(ledger, now, fleet);
             self.parts = in_parts(decide);
         }
-        self.parts.pop_front().map(Command::Decide)
+        self.parts.pop_front().map(|part| Command::Decide(Decide { after: ledger.last_decision(), ..part }))
     }
 
     fn decide_all(&self, ledger: &Ledger, now: UnixMs, fleet: &mut Fleet) -> Decide {

@@ -108,6 +108,8 @@ pub struct Decide {
     pub skips: Vec<Skip>,
     /// Spans that were owed and are decided herewith, up to an instant each.
     pub settled: Vec<(JobId, Revision, UnixMs)>,
+    /// Compared with the index of the last decision: parts that leave the watermark where it is follow each other too.
+    pub after: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]

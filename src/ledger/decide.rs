@@ -12,7 +12,9 @@ use super::state::{Ledger, Owed, Waiting, WaitingKind, horizon_ms};
 impl Ledger {
     pub(super) fn decide(&mut self, turn: &mut Turn, decide: &Decide) -> Reply {
         let is_compared = !mutation::is(Mutation::NoCompareAndSet);
-        if is_compared && decide.from != self.watermark || decide.feed != self.feed || decide.to < decide.from {
+        let follows = decide.after == self.last_decision || mutation::is(Mutation::PartsNotCompared);
+        let is_next = decide.from == self.watermark && follows;
+        if is_compared && !is_next || decide.feed != self.feed || decide.to < decide.from {
             return Reply::Refused;
         }
         for skip in &decide.skips {
@@ -30,6 +32,7 @@ impl Ledger {
             }
             self.forget_if_gone(*job);
         }
+        self.last_decision = turn.index;
         self.watermark = decide.to + if mutation::is(Mutation::WatermarkTooFar) && decide.to > decide.from { 1_000 } else { 0 };
         Reply::Done
     }

@@ -12,7 +12,7 @@ use crate::mutation::{self, Mutation};
 use super::packed::PackedJob;
 use super::state::{Assignment, Heir, Ledger, OpenRun, Owed, Session, Waiting, WaitingKind};
 
-const SNAPSHOT_VERSION: u8 = 2;
+const SNAPSHOT_VERSION: u8 = 3;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
@@ -41,6 +41,7 @@ struct Image {
     unrecorded: Part<(u64, u32, Arc<Run>)>,
     sessions: Part<Arc<Session>>,
     keys: Part<(RunId, UnixMs)>,
+    last_decision: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -107,6 +108,7 @@ impl Ledger {
             unrecorded: self.unrecorded.iter().map(|((index, row), run)| (*index, *row, run.clone())).collect(),
             sessions: self.sessions.values().cloned().collect(),
             keys: self.keys.iter().map(|(run, at)| (*run, *at)).collect(),
+            last_decision: self.last_decision,
         };
         postcard::to_extend(&image, vec![SNAPSHOT_VERSION]).expect("the image is plain data")
     }
@@ -134,6 +136,7 @@ impl Ledger {
             applied: image.applied,
             feed: image.feed,
             watermark: image.watermark,
+            last_decision: image.last_decision,
             decided: image.decided.into_iter().collect(),
             skipped: image.skipped.into_iter().map(|(job, to, from)| ((job, to), from)).collect(),
             sessions: image.sessions.into_iter().map(|session| (session.id, session)).collect(),

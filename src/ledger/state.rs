@@ -21,6 +21,8 @@ pub struct Ledger {
     pub(super) feed: u64,
     /// Every fire of every job up to here has its fate, except what is owed.
     pub(super) watermark: UnixMs,
+    /// Index of the last decision that was applied.
+    pub(super) last_decision: u64,
     pub(super) jobs: OrdMap<JobId, PackedJob>,
     pub(super) owed: OrdMap<(JobId, Revision), Arc<Owed>>,
     /// Instants that have their fate, for as long as anybody could decide them again (PROTOCOL B4).
@@ -149,6 +151,10 @@ impl Ledger {
     }
     pub fn watermark(&self) -> UnixMs {
         self.watermark
+    }
+    /// Index of the last decision that was applied; 0: none was.
+    pub fn last_decision(&self) -> u64 {
+        self.last_decision
     }
     pub fn jobs(&self) -> impl Iterator<Item = Job> {
         self.jobs.values().map(PackedJob::unpack)

@@ -191,6 +191,7 @@ fn life() -> Vec<Command> {
             fires: vec![fire(2), fire(4)],
             skips: vec![skip],
             settled: vec![(JobId(9), 1, second(1))],
+            after: 0,
         }),
         Command::Resolve { at: second(4), fires: vec![(JobId(9), second(4), launch_id(second(4)), WaitingFate::Replace)] },
         Command::Trigger { at: second(4), job: JobId(9), run: RUN, has_key: true, session: None },
@@ -248,9 +249,9 @@ fn on_lived_in() -> Vec<Command> {
     for session in ledger.sessions() {
         commands.push(Command::EndSession { at: AT, session: session.id, unstarted_after: AT });
     }
-    let (from, feed) = (ledger.watermark(), ledger.feed());
+    let (from, feed, after) = (ledger.watermark(), ledger.feed(), ledger.last_decision());
     let settled = ledger.owed().map(|owed| (owed.job.id, owed.job.revision, owed.to)).collect();
-    commands.push(Command::Decide(Decide { at: AT, from, to: UnixMs(from.0 + 2_000), feed, settled, ..Decide::default() }));
+    commands.push(Command::Decide(Decide { at: AT, from, to: UnixMs(from.0 + 2_000), feed, settled, after, ..Decide::default() }));
     commands.push(Command::Recorded { up_to: ledger.applied() });
     commands
 }

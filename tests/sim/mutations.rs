@@ -26,30 +26,18 @@ fn within(seeds_max: u64, mutation: Mutation, focus: Option<Trouble>) {
     live_with(seed, focus); // without it, all is well
 }
 
-/// What no history shows, and why.
-///
-/// - B2 `NoCompareAndSet`: a leader has one proposal in flight, and with its licence it has applied whatever came before; what it decides
-///   is stale only if it loses track of a proposal (after 10 s) and leads on in the same term. `LosesLargeFrames` makes it do so; but that
-///   finds something without the mutation too: `engine::core` sends the skips of a decision as a part of their own, which doesn't move the
-///   watermark, so that B2 doesn't tell a lost one from its repetition. The transcripts of `tests/engine` hold the ledger itself to B2
-///   (`rival`).
-const UNSEEN: [Mutation; 1] = [Mutation::NoCompareAndSet];
-
 #[test]
-#[ignore = "a finding that is open: one instant is in two rows of missed fires, of two first parts of decisions"]
 fn what_a_leader_lost_track_of_is_decided_once() {
-    for seed in [7, 8] {
-        live_with(seed, Some(Trouble::LosesLargeFrames));
-    }
+    (1..=8).for_each(|seed| drop(live_with(seed, Some(Trouble::LosesLargeFrames))));
 }
 
 #[test]
-fn every_mutation_is_caught_or_named_as_unseen() {
+fn every_mutation_is_caught() {
     let source = include_str!("../../src/mutation.rs");
     let all = source.split("pub enum Mutation {").nth(1).and_then(|rest| rest.split("\n}").next()).expect("the list");
     let names =
         all.lines().map(str::trim).filter(|line| !line.starts_with("//") && !line.is_empty()).map(|line| line.trim_end_matches(','));
-    let is_listed = |name: &&str| CAUGHT.iter().chain(UNSEEN.iter()).any(|mutation| format!("{mutation:?}") == **name);
+    let is_listed = |name: &&str| CAUGHT.iter().any(|mutation| format!("{mutation:?}") == **name);
     let missing: Vec<&str> = names.filter(|name| !is_listed(name)).collect();
     assert!(missing.is_empty(), "nothing is said of {missing:?}");
 }
@@ -70,6 +58,8 @@ macro_rules! caught {
 
 caught! {
     b1_licence_at_election LicenceAtElection within 12 with CutsLeaderAtARefusal;
+    b2_no_compare_and_set NoCompareAndSet within 12 with LosesLargeFrames;
+    b2_parts_not_compared PartsNotCompared within 24 with LosesLargeFrames;
     b2_stages_proposals StagesProposals within 12 with IsolatesController;
     b2_watermark_too_far WatermarkTooFar within 6;
     b3_no_late_floor NoLateFloor within 3;

@@ -147,6 +147,9 @@ impl Turns {
         match result {
             Ok(applied) => {
                 failpoint!("before-stage");
+                if applied.outcome.contains(&Reply::Refused) {
+                    self.core.forget_plans(&self.ledger); // of a decision in parts, the rest is void too (PROTOCOL B2)
+                }
                 Batch::answer(callers, applied.index, applied.term, applied.outcome);
             }
             Err(error) => {
