@@ -10,7 +10,7 @@ use crate::disk::Loss;
 use crate::faults::Mend;
 use crate::network::Place;
 use crate::sim::Sim;
-use crate::users::LONG;
+use crate::users::{LONG, QUICK};
 
 /// An append with an entry has more bytes, a heartbeat with a read fewer.
 const SMALL_FRAME_BYTES: usize = 80;
@@ -39,13 +39,13 @@ impl Sim {
     /// A job that fires every second, as it should be; none: it will be soon.
     fn quick_job(&mut self, start_deadline_s: u32) -> Option<(JobId, JobSpec)> {
         let now = self.leader().and_then(|leader| self.writes_at(leader))?;
-        let name = format!("quick {start_deadline_s}");
+        let name = format!("{QUICK}{start_deadline_s}");
         let mut spec = JobSpec::new(&name, "* * * * * *", "200 0 0");
-        (spec.overlap, spec.start_deadline_s) = (Overlap::Allow, start_deadline_s);
+        (spec.overlap, spec.start_deadline_s, spec.lost_after_s) = (Overlap::Allow, start_deadline_s, 20);
         let mut store = self.store.lock().unwrap();
         let known = store.jobs.values().find(|job| *job.spec.name == *name).map(|job| (job.id, job.spec.clone()));
         match known {
-            Some((id, known)) if known == spec => return Some((id, spec)),
+            Some((id, known)) if known == spec => return self.witness.ledger.has_job(id).then_some((id, spec)),
             Some((id, _)) => store.replace(id, spec, now),
             None => drop(store.create(spec, now)),
         }
@@ -136,6 +136,7 @@ impl Sim {
         }
         self.network.frame_bytes_max = SMALL_FRAME_BYTES;
         self.alone_for(36_000);
+        self.users.next_ms = self.now_ms + 36_000; // a change of a job makes decisions void, too
         let until_ms = self.now_ms + 31_500 + self.random.below(2_500);
         self.mend_at(until_ms, Mend::LargeFrames);
     }
