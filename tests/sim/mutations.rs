@@ -28,7 +28,9 @@ fn within(seeds_max: u64, mutation: Mutation, focus: Option<Trouble>) {
 
 #[test]
 fn what_a_leader_lost_track_of_is_decided_once() {
-    (1..=8).for_each(|seed| drop(live_with(seed, Some(Trouble::LosesLargeFrames))));
+    for seed in 1..=8 {
+        live_with(seed, Some(Trouble::LosesLargeFrames));
+    }
 }
 
 #[test]
