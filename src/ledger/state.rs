@@ -229,19 +229,18 @@ impl Ledger {
         self.keys.contains_key(&run)
     }
 
-    /// Whether this instant of a job has its fate.
+    /// Whether this instant of a job has its fate. Ranges of skips of several revisions may lie within one another.
     pub fn is_decided(&self, job: JobId, at: UnixMs) -> bool {
         if mutation::is(Mutation::DecidesAgain) {
             return false;
         }
-        self.decided.contains(&(job, at))
-            || self.skipped.range((job, at)..=(job, UnixMs(i64::MAX))).next().is_some_and(|(_, first)| *first <= at)
+        self.decided.contains(&(job, at)) || self.skipped.range((job, at)..=(job, UnixMs(i64::MAX))).any(|(_, first)| *first <= at)
     }
 
     /// The first instant of a job in (after, to] that has its fate, as far as the ledger remembers.
     pub fn first_decided_between(&self, job: JobId, after: UnixMs, to: UnixMs) -> Option<UnixMs> {
         let decided = self.decided.range((job, after + 1)..=(job, to)).next().map(|(_, at)| *at);
-        let skipped = self.skipped.range((job, after + 1)..=(job, UnixMs(i64::MAX))).next().map(|(_, first)| *first);
+        let skipped = self.skipped.range((job, after + 1)..=(job, UnixMs(i64::MAX))).map(|(_, first)| *first).min();
         [decided, skipped.filter(|first| *first <= to)].into_iter().flatten().min()
     }
 

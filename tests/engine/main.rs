@@ -7,6 +7,7 @@ mod support;
 mod driver;
 mod formats;
 mod random;
+mod ranges;
 mod script;
 mod sessions;
 mod workers;
