@@ -75,6 +75,42 @@ fn a_leader_whose_clock_is_set_hands_over_and_decides_nothing_as_a_follower_whos
 }
 
 #[test]
+fn a_controller_that_starts_by_a_wrong_clock_makes_no_job_and_decides_nothing() {
+    let Some((clocks, mut cluster)) = start() else { return };
+    let mut work = Work::start(&cluster);
+    rest(QUIET_MS);
+    for ahead_s in [HOUR_S, -HOUR_S] {
+        let leader = cluster.wait_leader();
+        let wrong = leader % 3 + 1;
+        eprintln!("controller {wrong} is started again by a clock that is {ahead_s} s ahead");
+        cluster.controller(wrong).kill();
+        clocks[wrong as usize - 1].set(ahead_s);
+        cluster.controller(wrong).start();
+        // Not even before it has heard another one.
+        let api = Api::any_of(&[cluster.http_address(wrong)]);
+        let body = json!({"name": "misdated", "schedule": "@daily", "command": "true"}).to_string();
+        let (mut refusals, until_ms) = (0, now_ms() + 3_000);
+        while now_ms() < until_ms {
+            if let Ok(answer) = api.try_call("POST", "/jobs", &[], Some(&body)) {
+                assert_eq!(answer.status, 503, "{}", answer.text);
+                refusals += usize::from(answer.text.contains("clock"));
+            }
+        }
+        assert!(refusals > 0, "it has not said once what is wrong");
+        cluster.controller(leader).kill();
+        eventually("the one whose clock is good leads", || (cluster.leader() == Some(6 - leader - wrong)).then_some(()));
+        let starts = cluster.witness.starts_of(&work.jobs[0].value).len();
+        cluster.witness.wait_starts(&work.jobs[0].value, starts + 4);
+        cluster.controller(leader).start();
+        clocks[wrong as usize - 1].set(0);
+        wait_clock(&cluster, wrong, true);
+        cluster.wait_ready();
+    }
+    rest(QUIET_MS);
+    work.finish(&cluster).check_undisturbed(&work);
+}
+
+#[test]
 fn a_worker_whose_clock_is_set_gets_no_work_and_starts_what_it_has_in_time() {
     let mut cluster = Cluster::prepare(Options::default());
     let Some(clock) = Clock::give(cluster.worker("worker-1")) else { return };
