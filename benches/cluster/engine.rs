@@ -180,7 +180,7 @@ impl Leader {
             slots: SLOTS,
             not_started: Vec::new(),
             held: Vec::new(),
-            journal_is_whole: true,
+            unstarted_after: UnixMs::MIN,
             previous: None,
         };
         let replies = self.propose(&[Command::Found { cluster: ClusterId(Uuid::new_v4()) }, open]).await?;
@@ -197,7 +197,7 @@ impl Leader {
         let mut fires = 0;
         loop {
             let worker = self.ledger.session(session).context("the worker's session")?.clone();
-            let health = Health { session: worker, takes_work: true, outstanding: self.core.staging.outstanding(session) };
+            let health = Health { session: worker, takes_work: true, answers: true, outstanding: self.core.staging.outstanding(session) };
             let mut fleet = Fleet { sessions: HashMap::from([(session, health)]) };
             let Some(command) = self.core.decide(&self.ledger, now, &mut fleet) else { return Ok(fires) };
             if let Command::Decide(decide) = &command {

@@ -1,5 +1,5 @@
 //! Which worker gets a run: of those that may take work and have the labels that the job asks for, the one with the least outstanding
-//! work a slot. Pure.
+//! work a slot; one that owes an answer to its orders, only if all do. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,6 +21,8 @@ pub struct Health {
     pub session: Arc<Session>,
     /// Was heard from just now, is not draining, has no trouble, and its clock is right.
     pub takes_work: bool,
+    /// Nothing that it was told waits long for its answer: what is given to it arrives.
+    pub answers: bool,
     /// Open runs that are assigned to it.
     pub outstanding: u32,
 }
@@ -39,7 +41,7 @@ impl Fleet {
         let (id, health) = candidates.min_by(|(a_id, a), (b_id, b)| {
             let a_load = u64::from(a.outstanding) * u64::from(b.session.slots);
             let b_load = u64::from(b.outstanding) * u64::from(a.session.slots);
-            a_load.cmp(&b_load).then_with(|| a_id.cmp(b_id))
+            b.answers.cmp(&a.answers).then(a_load.cmp(&b_load)).then_with(|| a_id.cmp(b_id))
         })?;
         health.outstanding += 1;
         Some(*id)
@@ -72,7 +74,7 @@ mod tests {
                 opened_at: UnixMs(0),
                 ended_at: None,
             };
-            (SessionId(*id), Health { session: Arc::new(session), takes_work: *takes_work, outstanding: 0 })
+            (SessionId(*id), Health { session: Arc::new(session), takes_work: *takes_work, answers: true, outstanding: 0 })
         };
         Fleet { sessions: workers.iter().map(health).collect() }
     }
@@ -83,6 +85,15 @@ mod tests {
         let chosen: Vec<u64> = (0..6).map(|_| fleet.choose(&Selector::new()).unwrap().0).collect();
         assert_eq!(chosen, [1, 2, 2, 1, 2, 2]);
         assert_eq!(Fleet::default().choose(&Selector::new()), None);
+    }
+
+    #[test]
+    fn one_that_owes_an_answer_comes_after_all_others_and_before_none() {
+        let mut fleet = fleet(&[(1, 64, true, &[]), (2, 1, true, &[]), (3, 64, false, &[])]);
+        fleet.sessions.get_mut(&SessionId(1)).unwrap().answers = false;
+        assert!((0..5).all(|_| fleet.choose(&Selector::new()) == Some(SessionId(2))));
+        fleet.sessions.remove(&SessionId(2));
+        assert_eq!(fleet.choose(&Selector::new()), Some(SessionId(1)));
     }
 
     #[test]

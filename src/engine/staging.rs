@@ -85,6 +85,12 @@ impl Staging {
         self.sessions.get(&session).map_or(0, |told| told.outstanding)
     }
 
+    /// Whether something is still to be told to this session, or told again.
+    pub fn has_orders(&self, session: SessionId) -> bool {
+        let has = |told: &Told| !told.to_stage.is_empty() || !told.to_revoke.is_empty() || !told.to_cancel.is_empty();
+        self.sessions.get(&session).is_some_and(has)
+    }
+
     /// Open runs that were assigned to sessions, by session.
     pub fn sessions(&self) -> impl Iterator<Item = SessionId> + '_ {
         self.sessions.keys().copied()

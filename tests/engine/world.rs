@@ -184,7 +184,10 @@ impl World {
     fn fleet(&self) -> Fleet {
         let health = |session: &std::sync::Arc<chrono_flow::ledger::Session>| {
             let takes_work = self.leases.is_fresh(session.id, self.now.0);
-            (session.id, Health { session: session.clone(), takes_work, outstanding: self.core.staging.outstanding(session.id) })
+            (
+                session.id,
+                Health { session: session.clone(), takes_work, answers: true, outstanding: self.core.staging.outstanding(session.id) },
+            )
         };
         Fleet { sessions: self.ledger.sessions().map(health).collect() }
     }

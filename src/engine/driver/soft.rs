@@ -256,15 +256,15 @@ impl Soft {
         }
     }
 
-    /// The workers that may get work.
-    pub fn fleet(&self, ledger: &Ledger, staging: &Staging, now_boot_ms: i64) -> Fleet {
+    /// The workers that may get work; `answers` says of each whether what it is told arrives.
+    pub fn fleet(&self, ledger: &Ledger, staging: &Staging, answers: impl Fn(SessionId) -> bool, now_boot_ms: i64) -> Fleet {
         let state = self.lock();
         let health = |session: &Arc<Session>| {
             let id = session.id;
             let heartbeat = state.sessions.get(&id)?.heartbeat.as_ref()?;
             let is_willing = !heartbeat.is_draining && heartbeat.trouble.is_none();
             let takes_work = is_willing && state.leases.is_fresh(id, now_boot_ms) && !state.judge.is_worker_off(id);
-            Some((id, Health { session: session.clone(), takes_work, outstanding: staging.outstanding(id) }))
+            Some((id, Health { session: session.clone(), takes_work, answers: answers(id), outstanding: staging.outstanding(id) }))
         };
         Fleet { sessions: ledger.sessions().filter_map(health).collect() }
     }

@@ -1,7 +1,7 @@
 //! What the loop decides, turn by turn: may this node decide (PROTOCOL B1), what goes into the next entry, who is told what. Told what has
 //! happened and what the clocks show, it answers with what is to be done; the loop does it, and so does a simulation.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -34,6 +34,8 @@ const PROPOSE_AGAIN_MS: i64 = 20;
 const SWEEP_EVERY_MS: i64 = 60_000;
 /// How often a worker is asked again for what it has not given back.
 const ASK_AGAIN_EVERY_MS: i64 = 1_000;
+/// A worker that takes longer to answer its orders gets new work only if all others do.
+const ANSWER_MS_MAX: i64 = 500;
 
 type Callers = Vec<(usize, oneshot::Sender<Answer>)>;
 
@@ -61,6 +63,8 @@ pub struct Turns {
     asked_again_at_boot_ms: i64,
     /// Sessions that have a batch of orders on its way.
     busy: BTreeSet<SessionId>,
+    /// Since when those owe an answer that have orders on their way, or to be repeated; BOOTTIME in milliseconds.
+    owing_since: BTreeMap<SessionId, i64>,
 }
 
 /// What a turn asks for, in this order.
@@ -95,6 +99,7 @@ impl Turns {
             swept_at_boot_ms: now.boot_ms,
             asked_again_at_boot_ms: now.boot_ms,
             busy: BTreeSet::new(),
+            owing_since: BTreeMap::new(),
         }
     }
 
@@ -131,6 +136,7 @@ impl Turns {
         self.set_other_voters();
         let ledger = &self.ledger;
         self.busy.retain(|session| ledger.session(*session).is_some());
+        self.owing_since.retain(|session, _| ledger.session(*session).is_some());
     }
 
     /// Whose clocks count. A node that has not come up yet says nothing of them.
@@ -179,6 +185,9 @@ impl Turns {
             unheard.into_iter().for_each(|(run, epoch)| self.core.not_started(run, epoch));
         }
         self.core.staging.failed(&event.failed);
+        if event.failed.is_empty() || !self.core.staging.has_orders(event.session) {
+            self.owing_since.remove(&event.session);
+        }
         for StageAck { run, epoch, result } in event.staged {
             match result {
                 StageResult::Accepted => {}
@@ -264,6 +273,7 @@ impl Turns {
         if is_other {
             self.core.take_over(&self.ledger);
             self.busy.clear();
+            self.owing_since.clear();
             self.soft.begin_licence(now.boot_ms);
             self.licensed_at_boot_ms = now.boot_ms;
         }
@@ -344,7 +354,10 @@ impl Turns {
     }
 
     fn fleet(&self, now: Reading) -> Fleet {
-        self.soft.fleet(&self.ledger, &self.core.staging, now.boot_ms)
+        let staging = &self.core.staging;
+        let is_told = |id: SessionId| self.busy.contains(&id) || staging.has_orders(id);
+        let owes = |id: SessionId| self.owing_since.get(&id).is_some_and(|since| now.boot_ms - since > ANSWER_MS_MAX && is_told(id));
+        self.soft.fleet(&self.ledger, staging, |id| !owes(id), now.boot_ms)
     }
 
     /// What each worker has to know whose last orders have arrived. Only what is applied, and by a leader of this term (PROTOCOL B1, B2).
@@ -369,7 +382,10 @@ impl Turns {
                 batches.push(OrderBatch::new(session.clone(), self.status.term, now, orders, &self.ledger));
             }
         }
-        self.busy.extend(batches.iter().map(|batch| batch.session.id));
+        for batch in &batches {
+            self.busy.insert(batch.session.id);
+            self.owing_since.entry(batch.session.id).or_insert(now.boot_ms);
+        }
         batches
     }
 }
