@@ -292,7 +292,7 @@ impl Life {
             self.turns.request(request);
             has_reason = true;
         }
-        let (messages, events) = self.links.pump(now_ms, now.wall, SKEW_MS);
+        let (messages, events) = self.links.pump(now_ms, SKEW_MS);
         messages.into_iter().for_each(|(to, message)| self.outside.send(to, message));
         for event in events {
             self.turns.link_event(event);

@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 
+use chrono_flow::engine::clock::Reading;
 use chrono_flow::engine::driver::{Answer, Batch, Delivery, LinkEvent};
 use chrono_flow::engine::staging::Orders;
 use chrono_flow::ledger::Ledger;
-use chrono_flow::model::{SessionId, UnixMs};
+use chrono_flow::model::SessionId;
 
 use crate::network::{Message, Place};
 
-const CALL_TIMEOUT_MS: u64 = 5_000;
+const CALL_TIMEOUT_MS: u64 = 2_000;
 const BACKOFF_MS_MIN: u64 = 20;
 const BACKOFF_MS_MAX: u64 = 500;
 
@@ -25,7 +26,7 @@ struct Link {
     worker: usize,
     connection: Option<u64>,
     waiting: Option<Batch>,
-    carried: Option<(Delivery, u64)>,
+    carried: Option<(Delivery, u64, Reading)>,
     call: Option<(u64, u64)>,
     rests_until_ms: u64,
     backoff_ms: u64,
@@ -62,7 +63,7 @@ impl Links {
     pub fn answered(&mut self, session: SessionId, call: u64, answer: Answer) {
         let Some(link) = self.links.get_mut(&session).filter(|link| link.call.is_some_and(|(of, _)| of == call)) else { return };
         link.call = None;
-        if let Some((delivery, _)) = &mut link.carried {
+        if let Some((delivery, ..)) = &mut link.carried {
             delivery.answered(answer);
         }
     }
@@ -78,19 +79,22 @@ impl Links {
     }
 
     /// Goes on with what can go on. Answers messages to send, and batches that have come to their end.
-    pub fn pump(&mut self, now_ms: u64, wall: UnixMs, skew_ms: i64) -> (Vec<(Place, Message)>, Vec<LinkEvent>) {
+    pub fn pump(&mut self, now_ms: u64, skew_ms: i64) -> (Vec<(Place, Message)>, Vec<LinkEvent>) {
         let (mut messages, mut events) = (Vec::new(), Vec::new());
         for (session, link) in &mut self.links {
             if link.call.is_some_and(|(_, deadline_ms)| now_ms >= deadline_ms) {
                 link.call = None;
-                if let Some((delivery, _)) = &mut link.carried {
+                if let Some((delivery, ..)) = &mut link.carried {
                     delivery.answered(Answer::Failed);
                 }
             }
             if link.carried.is_none() && now_ms >= link.rests_until_ms {
-                link.carried = link.waiting.take().map(|batch| (Delivery::new(*session, batch.stages, batch.orders), batch.term));
+                link.carried =
+                    link.waiting.take().map(|batch| (Delivery::new(*session, batch.stages, batch.orders), batch.term, batch.reading));
             }
-            let Some((delivery, term)) = link.carried.as_mut().filter(|_| link.call.is_none()) else { continue };
+            let Some((delivery, term, reading)) = link.carried.as_mut().filter(|_| link.call.is_none()) else { continue };
+            // The clocks as they were judged: the wall may have been set since.
+            let wall = reading.wall + (now_ms as i64 - reading.boot_ms);
             if let Some(order) = delivery.next(wall, skew_ms) {
                 self.next += 2;
                 let connection = *link.connection.get_or_insert(self.next - 1);
@@ -99,7 +103,7 @@ impl Links {
                 messages.push((Place::Worker(link.worker), message));
                 continue;
             }
-            let Some((delivery, _)) = link.carried.take() else { continue };
+            let Some((delivery, ..)) = link.carried.take() else { continue };
             let event = delivery.finish();
             if event.failed.is_empty() {
                 link.backoff_ms = BACKOFF_MS_MIN;

@@ -208,7 +208,7 @@ impl Runs {
     }
 }
 
-/// How long an order may be on its way: the sender gives it up after that.
+/// How long an order may be on its way: longer than its sender waits, for it may arrive all the same.
 const ORDER_DELAY_US_MAX: i64 = 5_000_000;
 
 /// Converts a stage's start to BOOTTIME, once (PROTOCOL C6): where this machine's wall clock puts the instant, but within `max_skew_ms` of

@@ -16,7 +16,7 @@ use crate::rpc::wire::{Order, Refusal, WorkerClient};
 use super::delivery::{Answer, Batch, Call, Delivery, LinkEvent};
 
 /// A call that takes longer has failed, and its connection with it.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 const BACKOFF_MS_MIN: u64 = 20;
 const BACKOFF_MS_MAX: u64 = 500;
 
