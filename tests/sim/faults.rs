@@ -18,6 +18,8 @@ pub enum Mend {
     CutOff(NodeId),
     Disk(NodeId),
     Clock(Place),
+    /// A controller's clock is set by so many milliseconds.
+    SetsClock(NodeId, i64),
     Spool(usize),
     /// The second process of a name goes, and doesn't come back.
     Rival,
@@ -66,6 +68,7 @@ pub enum Trouble {
     StartsRival,
     KillsGuardian,
     StartsByAnotherTime,
+    SetsClockWhileAsking,
     DelaysAnOpening,
     CutsLeaderAtAnEdit,
     CutsLeaderAtARefusal,
@@ -119,8 +122,9 @@ const TROUBLES: [Trouble; 34] = [
 const PAUSES_MACHINES_EVERY: u64 = 3;
 
 /// Those that come only where they are looked for.
-const PLOTS: [Trouble; 9] = [
+const PLOTS: [Trouble; 10] = [
     StartsByAnotherTime,
+    SetsClockWhileAsking,
     DelaysAnOpening,
     CutsLeaderAtAnEdit,
     CutsLeaderAtARefusal,
@@ -225,6 +229,7 @@ impl Sim {
             StartsRival => self.start_rival(),
             KillsGuardian => self.kill_guardian(),
             StartsByAnotherTime => self.start_by_another_time(),
+            SetsClockWhileAsking => self.set_clock_while_asking(),
             DelaysAnOpening => self.delay_an_opening(),
             CutsLeaderAtAnEdit => self.cut_leader_at_an_edit(),
             CutsLeaderAtARefusal => self.cut_leader_at_a_refusal(),
@@ -372,9 +377,23 @@ impl Sim {
         self.mend_at(at_ms, Mend::Clock(Place::Controller(id)));
     }
 
+    /// A controller's clock is set while answers to what it has asked the others are long on their way.
+    fn set_clock_while_asking(&mut self) {
+        if self.mends.values().flatten().any(|mend| matches!(mend, Mend::Clock(Place::Controller(_)))) {
+            return;
+        }
+        self.network.weather = Weather { drop_percent: 0, duplicate_percent: 0, delay_ms_max: 400 };
+        self.had_clock_trouble = true;
+        let (id, now_ms, ms) = (self.some_node(), self.now_ms, self.random.pick(&[-3_600_000, -3_000, 3_000, 3_600_000]));
+        self.mend_at(now_ms + 1_500, Mend::SetsClock(id, ms));
+        self.mend_at(now_ms + 3_000, Mend::Weather);
+        self.mend_at(now_ms + 6_000, Mend::Clock(Place::Controller(id)));
+    }
+
     fn worker_clock_trouble(&mut self) {
         let index = self.some_worker();
-        let jump_ms = self.random.pick(&[-3_600_000, -3_000, 300, 3_000, 3_600_000]);
+        // By no controller's jump: where the others can't be heard, two wrong clocks that agree can't be told from right ones.
+        let jump_ms = self.random.pick(&[-3_610_000, -5_000, 300, 5_000, 3_610_000]);
         self.workers[index].clock.jump(jump_ms);
         let at = self.later(20_000);
         self.mend_at(at, Mend::Clock(Place::Worker(index)));
@@ -546,6 +565,7 @@ impl Sim {
             Mend::CutOff(id) => drop(self.store.lock().unwrap().cut_off.remove(&id)),
             Mend::Disk(id) => self.controllers[&id].disk.set_broken(None),
             Mend::Clock(Place::Controller(id)) => self.controllers.get_mut(&id).expect("a known node").clock.set_right(now_ms),
+            Mend::SetsClock(id, ms) => self.controllers.get_mut(&id).expect("a known node").clock.jump(ms),
             Mend::Clock(Place::Worker(index)) => self.workers[index].clock.set_right(now_ms),
             Mend::Leader(id) => self.wish(id, MembersWish::Transfer { to: None }),
             Mend::Rival => {

@@ -91,7 +91,7 @@ caught! {
     g1_wiped_voter_votes WipedVoterVotes within 12 with WipesController;
     h2_clock_not_compared ClockNotCompared within 12 with ControllersClock;
     h2_unproved_is_good UnprovedIsGood within 12 with StartsByAnotherTime;
-    h3_compares_as_asked ComparesAsAsked within 12 with ControllersClock;
+    h3_compares_as_asked ComparesAsAsked within 4 with SetsClockWhileAsking;
     h3_jump_not_noticed JumpNotNoticed within 12 with ControllersClock;
     snapshot_without_waiting SnapshotWithoutWaiting within 6;
 }
