@@ -9,7 +9,7 @@ use crate::controller::{Controller, FEW_UNRECORDED};
 use crate::faults::{Mend, Trouble};
 use crate::random::{OnPanic, seeds};
 use crate::shrink::{self, Storm};
-use crate::sim::Sim;
+use crate::sim::{RIVAL, Sim};
 use crate::users::JOBS_MAX;
 
 /// Longest silence of a job that fires every second, once the faults have healed and no rule says to wait: 2 s, and by how much clocks and
@@ -55,6 +55,11 @@ impl Sim {
             assert!(self.now_ms < healed_ms + 120_000, "what waits is not recorded within 120 s");
         }
         let recorded_ms = self.now_ms - healed_ms;
+        // The second process of a worker's name has just gone for good, and what it was given with it until its session is over.
+        while self.witness.ledger.sessions().any(|session| session.address == RIVAL.to_string()) {
+            self.run_until(self.now_ms + 100).await;
+            assert!(self.now_ms < healed_ms + 120_000, "the session of a process that is gone does not end");
+        }
         if self.users.jobs_max > JOBS_MAX {
             // They take all slots there are.
             self.delete_all();
