@@ -114,6 +114,7 @@ async fn open(shared: &Shared) -> bool {
             address: shared.address.clone(),
             labels: shared.labels.clone(),
             slots: shared.slots,
+            now: timer::now().wall(),
             previous: claims.previous,
             not_started: claims.not_started,
             adopted: claims.adopted,

@@ -30,7 +30,7 @@ const DRIFT_PERCENT: i64 = 1;
 const DRIFT_MS: i64 = 300;
 /// How far apart two controllers' walls may be while both are good, and a worker's from theirs, in limits of skew: an instant is read on
 /// one clock, was staged by another, and is kept by a third that may start earlier by the limit (PROTOCOL C6).
-const SKEWS: i64 = 3;
+pub const SKEWS: i64 = 3;
 /// What a guardian may take, beyond the grace, to end a run whose lease is over.
 const KILL_MS_MAX: i64 = 2_000;
 /// A session that is over is shown for so long, if no run refers to it.

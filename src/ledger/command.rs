@@ -39,7 +39,9 @@ pub enum Command {
         slots: u32,
         not_started: Vec<(RunId, Epoch)>,
         held: Vec<(RunId, Epoch)>,
-        journal_is_whole: bool,
+        /// Runs that are not named, and whose start lies beyond this instant, can't have started (PROTOCOL D1): all of them if the journal
+        /// is whole.
+        unstarted_after: UnixMs,
         /// The session that this one follows, in the same data directory. Refused if there has been a newer one since: what is said was
         /// true before that (PROTOCOL C1).
         previous: Option<SessionId>,

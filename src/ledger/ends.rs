@@ -136,7 +136,8 @@ impl Ledger {
             id,
             trigger: Trigger::Retry,
             retry_of: Some(run.id),
-            start_at: outcome.finished_at + backoff_ms,
+            // One that is lost with its machine may end before its instant.
+            start_at: (outcome.finished_at + backoff_ms).max(run.scheduled_at),
             attempt,
             losses,
             epoch: 0,

@@ -3,7 +3,7 @@
 use super::command::Command;
 
 /// First byte of every entry. A member refuses to start on a log that holds a version it can't read.
-const ENTRY_VERSION: u8 = 3;
+const ENTRY_VERSION: u8 = 4;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {

@@ -19,7 +19,7 @@ impl Ledger {
     /// Compared with the newest of those lives: an order to open that is older than that one, and was overtaken on its way, would end it
     /// and speak for it without knowing of it. Who only missed the answer is told which session is the newest, and asks again.
     pub(super) fn open_session(&mut self, turn: &mut Turn, command: Command) -> Reply {
-        let Command::OpenSession { at, worker, data_dir, address, labels, slots, not_started, held, journal_is_whole, previous } = command
+        let Command::OpenSession { at, worker, data_dir, address, labels, slots, not_started, held, unstarted_after, previous } = command
         else {
             return Reply::Refused;
         };
@@ -52,7 +52,7 @@ impl Ledger {
             let key = (run.id, run.epoch);
             if held.contains(&key) {
                 self.move_to(turn, &run, Some(Assignment { session: id, epoch: run.epoch }));
-            } else if not_started.contains(&key) || journal_is_whole || run.start_at > at {
+            } else if not_started.contains(&key) || run.start_at > unstarted_after {
                 self.move_to(turn, &run, None);
             } else {
                 let mut outcome = Outcome::unstarted(RunState::Lost, Some(Reason::WorkerRestarted), at);

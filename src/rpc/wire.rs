@@ -258,6 +258,8 @@ pub struct OpenSession {
     pub address: String,
     pub labels: BTreeMap<String, String>,
     pub slots: u32,
+    /// The worker's wall clock when it sent this.
+    pub now: UnixMs,
     /// The last session of this data directory that the worker has heard of; it is over. The new one is opened only if no other has been
     /// opened since.
     pub previous: Option<SessionId>,

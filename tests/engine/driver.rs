@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono_flow::clock::Moment;
 use chrono_flow::consensus::{self, NoPeers, NodeConfig};
 use chrono_flow::engine::api::Engine;
 use chrono_flow::engine::core::Settings;
 use chrono_flow::engine::driver::{self, EngineConfig, EngineHandle, Machine, Shared};
 use chrono_flow::ledger::{Command, Reply, encode_entry};
-use chrono_flow::model::{Job, JobId, JobSpec, Reason, RunId, WorkerId};
+use chrono_flow::model::{Job, JobId, JobSpec, Reason, RunId, SessionId, WorkerId, WorkerState};
 use chrono_flow::rpc::link::{Connection, Dial};
 use chrono_flow::rpc::wire::{OpenSession, PROTOCOL_VERSION, Refusal};
 use chrono_flow::shutdown::Shutdown;
@@ -107,10 +108,9 @@ async fn an_entry_that_ends_more_runs_than_one_transaction_takes_is_recorded_all
     controller.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_missed_an_answer_is_told_which_session_it_has_to_follow() {
-    let controller = Controller::start().await;
-    let request = |previous| OpenSession {
+/// What a worker asks for whose clock is so far ahead.
+fn request(previous: Option<SessionId>, ahead_ms: i64) -> OpenSession {
+    OpenSession {
         cluster: Some(CLUSTER),
         protocol_version: PROTOCOL_VERSION,
         worker: WorkerId("w".into()),
@@ -118,20 +118,41 @@ async fn a_worker_that_missed_an_answer_is_told_which_session_it_has_to_follow()
         address: "nowhere:1".into(),
         labels: BTreeMap::new(),
         slots: 4,
+        now: Moment::now().wall + ahead_ms,
         previous,
         not_started: Vec::new(),
         adopted: Vec::new(),
         to_report: Vec::new(),
         journal_is_whole: true,
-    };
-    let open = |previous| controller.engine.open_session(request(previous));
-    let first = loop {
-        match open(None).await {
-            Ok(opened) => break opened.session,
+    }
+}
+
+async fn first_session(controller: &Controller, ahead_ms: i64) -> SessionId {
+    loop {
+        match controller.engine.open_session(request(None, ahead_ms)).await {
+            Ok(opened) => return opened.session,
             Err(refusal) => assert!(matches!(refusal, Refusal::NotLeader { .. }), "{refusal}"), // the loop has not heard of it yet
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
-    };
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_clock_is_off_gets_no_work_from_its_session_s_first_moment_on() {
+    for (ahead_ms, state) in [(0, WorkerState::Ready), (3_000, WorkerState::BadClock), (-3_600_000, WorkerState::BadClock)] {
+        let controller = Controller::start().await;
+        first_session(&controller, ahead_ms).await;
+        let states: Vec<WorkerState> = controller.engine.workers().iter().map(|worker| worker.state).collect();
+        assert_eq!(states, [state], "{ahead_ms} ms ahead");
+        controller.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_missed_an_answer_is_told_which_session_it_has_to_follow() {
+    let controller = Controller::start().await;
+    let open = |previous| controller.engine.open_session(request(previous, 0));
+    let first = first_session(&controller, 0).await;
     assert_eq!(open(None).await.unwrap_err(), Refusal::NewerSession { newest: first });
     let both = tokio::join!(open(Some(first)), open(Some(first)));
     let (Ok(opened), Err(refusal)) = (if both.0.is_ok() { both } else { (both.1, both.0) }) else { panic!("one of the two is opened") };

@@ -39,7 +39,7 @@ fn entries_keep_their_bytes() {
             slots: 14,
             not_started: vec![(RunId(Uuid::from_u128(15)), 16)],
             held: vec![(RunId(Uuid::from_u128(17)), 18)],
-            journal_is_whole: true,
+            unstarted_after: UnixMs::MIN,
             previous: Some(session),
         },
     ];

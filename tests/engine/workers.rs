@@ -100,7 +100,7 @@ impl World {
             slots,
             not_started: worker.not_started.clone(),
             held: held.chain(worker.ended.iter().map(|end| (end.run, end.epoch))).collect(),
-            journal_is_whole: true,
+            unstarted_after: UnixMs::MIN,
             previous,
         };
         let replies = self.apply(vec![command]);

@@ -180,7 +180,7 @@ fn life() -> Vec<Command> {
             slots: 4,
             not_started: vec![(RUN, 1)],
             held: vec![(RUN, 2)],
-            journal_is_whole: true,
+            unstarted_after: UnixMs::MIN,
             previous: None,
         },
         Command::Decide(Decide {
@@ -359,6 +359,7 @@ fn open_session() -> OpenSession {
         address: "a:1".into(),
         labels: BTreeMap::from([("zone".into(), "eu".into())]),
         slots: 4,
+        now: AT,
         previous: Some(SessionId(3)),
         not_started: vec![RunRef { run: RUN, epoch: 1 }],
         adopted: Vec::new(),

@@ -206,6 +206,7 @@ impl Calls {
                 address: me.index.to_string(),
                 labels: me.labels.clone(),
                 slots: me.slots,
+                now: me.wall,
                 previous: claims.previous,
                 not_started: claims.not_started,
                 adopted: claims.adopted,

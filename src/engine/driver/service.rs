@@ -63,6 +63,7 @@ impl EngineHandle {
     }
 
     pub async fn open_session(&self, request: OpenSession) -> Result<SessionOpened, Refusal> {
+        let came_boot_ms = self.inner.clock.boot_ms();
         if request.protocol_version != PROTOCOL_VERSION {
             let theirs = request.protocol_version;
             return Err(Refusal::Failed(format!("this controller speaks version {PROTOCOL_VERSION} of the protocol, not {theirs}")));
@@ -89,7 +90,7 @@ impl EngineHandle {
             slots: request.slots.clamp(1, limits::WORKER_SLOTS_MAX),
             not_started: pair(&request.not_started),
             held,
-            journal_is_whole: request.journal_is_whole,
+            unstarted_after: if request.journal_is_whole { UnixMs::MIN } else { self.inner.soft.unstarted_after(at) },
             previous: request.previous,
         };
         let applied = self.inner.proposer.propose(vec![command]).await.map_err(|error| self.refusal(error))?;
@@ -101,7 +102,7 @@ impl EngineHandle {
             cluster: self.inner.cluster,
             worker: request.worker.clone(),
             session: *session,
-            now: self.inner.clock.wall(),
+            now: request.now + (self.inner.clock.boot_ms() - came_boot_ms),
             slots: request.slots,
             running: 0,
             waiting: 0,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::engine::clock::{ClockJudge, Reading, Source};
-use crate::engine::leases::Leases;
+use crate::engine::leases::{Leases, SKEWS};
 use crate::engine::placement::{Fleet, Health};
 use crate::engine::staging::Staging;
 use crate::ledger::{Command, Ledger, Session};
@@ -182,6 +182,11 @@ impl Soft {
     /// What the leader should propose for workers that are silent.
     pub fn plan_lost(&self, ledger: &Ledger, staging: &Staging, now: Reading) -> Vec<Command> {
         self.lock().leases.plan(ledger, staging, now, self.skew_ms_max)
+    }
+
+    /// What is to start later than this has not been started before `at`, by whichever clock (PROTOCOL C6, D1).
+    pub fn unstarted_after(&self, at: UnixMs) -> UnixMs {
+        at + SKEWS * self.skew_ms_max
     }
 
     /// Whether a session may still start what it is told.
