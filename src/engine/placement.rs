@@ -1,5 +1,5 @@
 //! Which worker gets a run: of those that may take work and have the labels that the job asks for, the one with the least outstanding
-//! work a slot; one that owes an answer to its orders, only if all do. Pure.
+//! work a slot; one to which orders fail, or that owes an answer to them, only if all are so. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

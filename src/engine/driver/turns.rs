@@ -63,7 +63,7 @@ pub struct Turns {
     asked_again_at_boot_ms: i64,
     /// Sessions that have a batch of orders on its way.
     busy: BTreeSet<SessionId>,
-    /// Since when those owe an answer that have orders on their way, or to be repeated; BOOTTIME in milliseconds.
+    /// Since when those owe an answer that have orders on their way, in milliseconds of BOOTTIME; since ever, if their last orders failed.
     owing_since: BTreeMap<SessionId, i64>,
 }
 
@@ -185,8 +185,10 @@ impl Turns {
             unheard.into_iter().for_each(|(run, epoch)| self.core.not_started(run, epoch));
         }
         self.core.staging.failed(&event.failed);
-        if event.failed.is_empty() || !self.core.staging.has_orders(event.session) {
+        if event.failed.is_empty() {
             self.owing_since.remove(&event.session);
+        } else {
+            self.owing_since.insert(event.session, i64::MIN);
         }
         for StageAck { run, epoch, result } in event.staged {
             match result {
@@ -356,7 +358,7 @@ impl Turns {
     fn fleet(&self, now: Reading) -> Fleet {
         let staging = &self.core.staging;
         let is_told = |id: SessionId| self.busy.contains(&id) || staging.has_orders(id);
-        let owes = |id: SessionId| self.owing_since.get(&id).is_some_and(|since| now.boot_ms - since > ANSWER_MS_MAX && is_told(id));
+        let owes = |id: SessionId| is_told(id) && self.owing_since.get(&id).is_some_and(|since| *since < now.boot_ms - ANSWER_MS_MAX);
         self.soft.fleet(&self.ledger, staging, |id| !owes(id), now.boot_ms)
     }
 
