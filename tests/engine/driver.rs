@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono_flow::clock::Moment;
@@ -12,12 +13,19 @@ use chrono_flow::engine::api::Engine;
 use chrono_flow::engine::core::Settings;
 use chrono_flow::engine::driver::{self, EngineConfig, EngineHandle, Machine, Shared};
 use chrono_flow::ledger::{Command, Reply, encode_entry};
-use chrono_flow::model::{Job, JobId, JobSpec, Reason, RunId, SessionId, WorkerId, WorkerState};
+use chrono_flow::model::{Job, JobId, JobSpec, Overlap, Reason, RunId, SessionId, WorkerId, WorkerState};
+use chrono_flow::rpc::codec;
 use chrono_flow::rpc::link::{Connection, Dial};
-use chrono_flow::rpc::wire::{OpenSession, PROTOCOL_VERSION, Refusal};
+use chrono_flow::rpc::wire::{
+    Cancel, FRAME_BYTES_MAX, HeldRun, OpenSession, Order, OutputPage, PROTOCOL_VERSION, ReadOutput, Refusal, RevokeAck, RunRef, Stage,
+    StageAck, StageResult, Worker, WorkerHealth,
+};
 use chrono_flow::shutdown::Shutdown;
 use chrono_flow::store::Store;
 use chrono_flow::store::sqlite::SqliteStore;
+use futures::StreamExt;
+use tarpc::context::Context;
+use tarpc::server::{BaseChannel, Channel};
 
 use super::world::{CLUSTER, DAY};
 
@@ -33,6 +41,53 @@ impl Dial for Nobody {
     }
 }
 
+/// Takes whatever it is given, and starts nothing.
+#[derive(Clone)]
+struct Taker;
+
+impl Worker for Taker {
+    async fn stage(self, _: Context, order: Order<Vec<Stage>>) -> Result<Vec<StageAck>, Refusal> {
+        let ack = |stage: &Stage| StageAck { run: stage.run, epoch: stage.epoch, result: StageResult::Accepted };
+        Ok(order.body.iter().map(ack).collect())
+    }
+    async fn revoke(self, _: Context, order: Order<Vec<RunRef>>) -> Result<Vec<RevokeAck>, Refusal> {
+        Ok(order.body.iter().map(|of| RevokeAck { run: of.run, epoch: of.epoch, not_started: true }).collect())
+    }
+    async fn cancel(self, _: Context, _: Order<Vec<Cancel>>) -> Result<(), Refusal> {
+        Ok(())
+    }
+    async fn list(self, _: Context, _: Order<()>) -> Result<Vec<HeldRun>, Refusal> {
+        Ok(Vec::new())
+    }
+    async fn read_output(self, _: Context, _: ReadOutput) -> Result<OutputPage, Refusal> {
+        Err(Refusal::Failed("there is none".into()))
+    }
+    async fn health(self, _: Context) -> WorkerHealth {
+        WorkerHealth { session: None, is_draining: false, trouble: None }
+    }
+}
+
+/// Reaches a taker at every address but one, which refuses for as long as it is said to.
+#[derive(Clone, Default)]
+struct Takers {
+    is_away: Arc<AtomicBool>,
+    refusals: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Dial for Takers {
+    async fn dial(&self, address: &str) -> io::Result<Connection> {
+        if address == "away:1" && self.is_away.load(Ordering::SeqCst) {
+            self.refusals.fetch_add(1, Ordering::SeqCst);
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let channel = BaseChannel::with_defaults(codec::serving(theirs, FRAME_BYTES_MAX));
+        tokio::spawn(channel.execute(Taker.serve()).for_each_concurrent(None, |call| call));
+        Ok(Box::new(ours))
+    }
+}
+
 struct Controller {
     store: Arc<SqliteStore>,
     node: consensus::Handle<Vec<Reply>>,
@@ -44,6 +99,10 @@ struct Controller {
 
 impl Controller {
     async fn start() -> Controller {
+        Controller::start_with(Nobody).await
+    }
+
+    async fn start_with(workers: impl Dial) -> Controller {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(SqliteStore::open(&dir.path().join("db")).unwrap());
         let (machine, shared) = Machine::new();
@@ -62,7 +121,7 @@ impl Controller {
             store.clone(),
             node.clone(),
             shared.clone(),
-            Arc::new(Nobody),
+            Arc::new(workers),
             Arc::new(driver::NobodyElse),
             shutdown.clone(),
         );
@@ -146,6 +205,45 @@ async fn a_worker_whose_clock_is_off_gets_no_work_from_its_session_s_first_momen
         assert_eq!(states, [state], "{ahead_ms} ms ahead");
         controller.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_after_a_refusal_goes_to_a_worker_that_answers() {
+    let workers = Takers::default();
+    workers.is_away.store(true, Ordering::SeqCst);
+    let controller = Controller::start_with(workers.clone()).await;
+    first_session(&controller, 0).await;
+    let open = |name: &str, address: &str, slots, data_dir| OpenSession {
+        worker: WorkerId(name.into()),
+        address: address.into(),
+        slots,
+        data_dir: uuid::Uuid::from_u128(data_dir),
+        ..request(None, 0)
+    };
+    // By its slots, the one that is away has far less work than the other, whatever it gets.
+    let away = controller.engine.open_session(open("big", "away:1", 10_000, 2)).await.unwrap().session;
+    let mut job = job(1, false);
+    if let Command::PutJob(job) = &mut job {
+        job.spec.overlap = Overlap::Allow;
+    }
+    controller.node.propose(encode_entry(&[job])).await.unwrap();
+    let trigger = async || {
+        let run = controller.engine.trigger(JobId(1), None).await.unwrap().run.id;
+        controller.shared.ledger().open_run(run).and_then(|run| run.assigned).expect("somebody has it").session
+    };
+    trigger().await;
+    assert_eq!(trigger().await, away, "nothing is known of it yet");
+    until("nobody is refused", || workers.refusals.load(Ordering::SeqCst) > 1).await;
+    for _ in 0..5 {
+        assert_ne!(trigger().await, away);
+    }
+    workers.is_away.store(false, Ordering::SeqCst);
+    let patience = Instant::now() + Duration::from_secs(30);
+    while trigger().await != away {
+        assert!(Instant::now() < patience, "it answers, and gets nothing");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    controller.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

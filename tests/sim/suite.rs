@@ -2,6 +2,7 @@
 
 use chrono_flow::engine::api::Engine;
 use chrono_flow::model::{JobSpec, Overlap, WorkerState};
+use uuid::Uuid;
 
 use crate::checks::{Aftermath, Outcome};
 use crate::clocks::DAY;
@@ -9,8 +10,9 @@ use crate::controller::{Controller, FEW_UNRECORDED};
 use crate::faults::{Mend, Trouble};
 use crate::random::{OnPanic, seeds};
 use crate::shrink::{self, Storm};
-use crate::sim::{RIVAL, Sim};
+use crate::sim::Sim;
 use crate::users::JOBS_MAX;
+use crate::worker::Worker;
 
 /// Longest silence of a job that fires every second, once the faults have healed and no rule says to wait: 2 s, and by how much clocks and
 /// the steps of this look differ.
@@ -55,8 +57,8 @@ impl Sim {
             assert!(self.now_ms < healed_ms + 120_000, "what waits is not recorded within 120 s");
         }
         let recorded_ms = self.now_ms - healed_ms;
-        // The second process of a worker's name has just gone for good, and what it was given with it until its session is over.
-        while self.witness.ledger.sessions().any(|session| session.address == RIVAL.to_string()) {
+        // A process that has gone for good, or lost its disk, holds what it was given until its session is over.
+        while self.witness.ledger.sessions().any(|session| !self.lives(session.data_dir)) {
             self.run_until(self.now_ms + 100).await;
             assert!(self.now_ms < healed_ms + 120_000, "the session of a process that is gone does not end");
         }
@@ -95,6 +97,12 @@ impl Sim {
             silence_ms,
             aftermath,
         }
+    }
+
+    /// Whether the worker of this data directory is there, or comes back.
+    fn lives(&self, data_dir: Uuid) -> bool {
+        let is_up = |it: &Worker| it.agent.is_some() || it.restarts_at_ms.is_some();
+        self.workers.iter().any(|it| it.data_dir == data_dir && is_up(it))
     }
 
     async fn rest(&mut self) {
