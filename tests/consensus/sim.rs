@@ -47,6 +47,7 @@ impl Effects<usize> for Yield {
         self.reads.push((token, result));
     }
     fn requested(&mut self, token: Token, result: Result<(), RequestError>) {
+        assert!(result.is_err() || !self.statuses.is_empty(), "answered before readers could see it");
         self.requests.push((token, result));
     }
     fn work(&mut self, work: Work) {

@@ -40,8 +40,11 @@ pub(super) struct PendingTransfer {
     pub deadline_ms: u64,
 }
 
-/// A proposal and what became of it.
-pub(super) type Settled<O> = (Token, Result<Applied<O>, ProposeError>);
+/// What became of a proposal, or of a change of the members.
+pub(super) enum Settled<O> {
+    Proposal(Token, Result<Applied<O>, ProposeError>),
+    Change(Token, Result<(), RequestError>),
+}
 
 /// One member of the group. See the module for what it leaves to its driver.
 pub struct Core<S: StateMachine, D: Disk> {

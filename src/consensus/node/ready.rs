@@ -5,7 +5,7 @@ use raft::Ready;
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
 use uuid::Uuid;
 
-use super::core::{Core, READY_ROUNDS_MAX, TAG_BIND, TAG_COMMAND, restore};
+use super::core::{Core, READY_ROUNDS_MAX, Settled, TAG_BIND, TAG_COMMAND, restore};
 use super::proposals::{Applied, Fate, ProposeError};
 use super::{Effects, Failure, RequestError, StateMachine, frame};
 use crate::consensus::members::MemberChange;
@@ -98,16 +98,16 @@ impl<S: StateMachine, D: Disk> Core<S, D> {
             EntryType::EntryNormal if entry.context.as_ref() == TAG_COMMAND => {
                 let outcome = self.machine.apply(index, term, &entry.data);
                 if let Some(Fate::Applied(token)) = fate {
-                    self.settled.push((token, Ok(Applied { index, term, outcome })));
+                    self.settled.push(Settled::Proposal(token, Ok(Applied { index, term, outcome })));
                 }
             }
             EntryType::EntryNormal if entry.context.as_ref() == TAG_BIND => self.apply_binding(index, &entry.data)?,
             EntryType::EntryNormal if entry.context.is_empty() && entry.data.is_empty() => {}
             EntryType::EntryNormal => return Err(Failure::NewerEntry { index }),
-            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => self.apply_change(&entry, fx)?,
+            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => self.apply_change(&entry)?,
         }
         if let Some(Fate::Lost(token)) = fate {
-            self.settled.push((token, Err(ProposeError::Lost)));
+            self.settled.push(Settled::Proposal(token, Err(ProposeError::Lost)));
         }
         // A change that another leader's entry replaced.
         if let Some(change) = self.change.take_if(|change| change.index == index) {
@@ -125,7 +125,7 @@ impl<S: StateMachine, D: Disk> Core<S, D> {
     }
 
     /// An entry without data is raft's own: it leaves the joint configuration.
-    fn apply_change(&mut self, entry: &Entry, fx: &mut dyn Effects<S::Outcome>) -> Result<(), Failure> {
+    fn apply_change(&mut self, entry: &Entry) -> Result<(), Failure> {
         let newer = |_| Failure::NewerEntry { index: entry.index };
         let change = ConfChangeV2::parse_from_carllerche_bytes(&entry.data).map_err(|_| Failure::NewerEntry { index: entry.index })?;
         let changes: Vec<MemberChange> =
@@ -145,7 +145,7 @@ impl<S: StateMachine, D: Disk> Core<S, D> {
         self.stores.retain(|id, _| *id == self.config.node_id || !removed(id));
         self.heard_ms.retain(|id, _| !removed(id));
         if let Some(pending) = self.change.take_if(|pending| (pending.index, pending.term) == (entry.index, entry.term)) {
-            fx.requested(pending.token, result);
+            self.settled.push(Settled::Change(pending.token, result));
         }
         Ok(())
     }

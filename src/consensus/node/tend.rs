@@ -2,7 +2,7 @@
 
 use raft::{ProgressState, SnapshotStatus, StateRole};
 
-use super::core::{Core, TAG_BIND};
+use super::core::{Core, Settled, TAG_BIND};
 use super::proposals::ProposeError;
 use super::reads::ReadError;
 use super::requests::normal_entry;
@@ -99,8 +99,11 @@ impl<S: StateMachine, D: Disk> Core<S, D> {
     }
 
     pub(super) fn give_out_settled(&mut self, fx: &mut dyn Effects<S::Outcome>) {
-        for (token, result) in self.settled.drain(..) {
-            fx.proposed(token, result);
+        for settled in self.settled.drain(..) {
+            match settled {
+                Settled::Proposal(token, result) => fx.proposed(token, result),
+                Settled::Change(token, result) => fx.requested(token, result),
+            }
         }
     }
 

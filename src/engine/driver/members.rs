@@ -33,7 +33,12 @@ impl Members {
 
     async fn add(&self, id: NodeId, address: String) -> Result<(), EngineError> {
         let status = self.consensus.status();
-        let known = status.borrow().members.iter().find(|member| member.id == id).cloned();
+        let now = status.borrow().clone();
+        if !now.first_own_applied {
+            // It may not know yet that the member was removed.
+            return Err(EngineError::NoLeader(format!("node {} doesn't lead, or was only just elected", now.node_id)));
+        }
+        let known = now.members.into_iter().find(|member| member.id == id);
         match known {
             Some(member) if member.address != address => {
                 let detail = format!("node {id} is a member already, at {}; remove it first to replace it", member.address);
