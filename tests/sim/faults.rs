@@ -163,7 +163,7 @@ impl Sim {
         self.random.below(RIVAL as u64) as usize
     }
 
-    fn later(&mut self, ms_max: u64) -> u64 {
+    pub fn later(&mut self, ms_max: u64) -> u64 {
         self.now_ms + 200 + self.random.below(ms_max)
     }
 
@@ -293,7 +293,7 @@ impl Sim {
         }
     }
 
-    fn loss(&mut self) -> Loss {
+    pub fn loss(&mut self) -> Loss {
         if self.random.chance(50) { Loss::Everything } else { Loss::Some }
     }
 
@@ -344,8 +344,12 @@ impl Sim {
     }
 
     /// One controller's clock at a time: with two of three wrong, the majority is.
+    pub fn is_a_clock_off(&self) -> bool {
+        self.mends.values().flatten().any(|mend| matches!(mend, Mend::Clock(Place::Controller(_))))
+    }
+
     fn clock_trouble(&mut self) {
-        if self.mends.values().flatten().any(|mend| matches!(mend, Mend::Clock(Place::Controller(_)))) {
+        if self.is_a_clock_off() {
             return;
         }
         let id = self.some_node();
@@ -361,33 +365,6 @@ impl Sim {
         self.had_clock_trouble = true;
         let at = self.later(20_000);
         self.mend_at(at, Mend::Clock(Place::Controller(id)));
-    }
-
-    /// A controller comes back with a clock that was set meanwhile.
-    fn start_by_another_time(&mut self) {
-        if self.mends.values().flatten().any(|mend| matches!(mend, Mend::Clock(Place::Controller(_)))) {
-            return;
-        }
-        let (id, loss, restarts_at_ms) = (self.some_node(), self.loss(), self.later(2_000));
-        self.crash(id, loss, restarts_at_ms);
-        let jump_ms = self.random.pick(&[-3_600_000, -3_000, 3_000, 3_600_000]);
-        self.controllers.get_mut(&id).expect("a known node").clock.jump(jump_ms);
-        self.had_clock_trouble = true;
-        let at_ms = restarts_at_ms + 10_000;
-        self.mend_at(at_ms, Mend::Clock(Place::Controller(id)));
-    }
-
-    /// A controller's clock is set while answers to what it has asked the others are long on their way.
-    fn set_clock_while_asking(&mut self) {
-        if self.mends.values().flatten().any(|mend| matches!(mend, Mend::Clock(Place::Controller(_)))) {
-            return;
-        }
-        self.network.weather = Weather { drop_percent: 0, duplicate_percent: 0, delay_ms_max: 400 };
-        self.had_clock_trouble = true;
-        let (id, now_ms, ms) = (self.some_node(), self.now_ms, self.random.pick(&[-3_600_000, -3_000, 3_000, 3_600_000]));
-        self.mend_at(now_ms + 1_500, Mend::SetsClock(id, ms));
-        self.mend_at(now_ms + 3_000, Mend::Weather);
-        self.mend_at(now_ms + 6_000, Mend::Clock(Place::Controller(id)));
     }
 
     fn worker_clock_trouble(&mut self) {

@@ -8,7 +8,7 @@ use chrono_flow::rpc::peer::MembersWish;
 use crate::controller::Seen;
 use crate::disk::Loss;
 use crate::faults::Mend;
-use crate::network::Place;
+use crate::network::{Place, Weather};
 use crate::sim::Sim;
 use crate::users::{LONG, QUICK};
 
@@ -221,5 +221,32 @@ impl Sim {
             self.run_until(self.now_ms + 500).await;
         }
         assert!(!self.members().contains(&wiped), "the wiped member {wiped} could not be removed");
+    }
+
+    /// A controller comes back with a clock that was set meanwhile.
+    pub fn start_by_another_time(&mut self) {
+        if self.is_a_clock_off() {
+            return;
+        }
+        let (id, loss, restarts_at_ms) = (self.some_node(), self.loss(), self.later(2_000));
+        self.crash(id, loss, restarts_at_ms);
+        let jump_ms = self.random.pick(&[-3_600_000, -3_000, 3_000, 3_600_000]);
+        self.controllers.get_mut(&id).expect("a known node").clock.jump(jump_ms);
+        self.had_clock_trouble = true;
+        let at_ms = restarts_at_ms + 10_000;
+        self.mend_at(at_ms, Mend::Clock(Place::Controller(id)));
+    }
+
+    /// A controller's clock is set while answers to what it has asked the others are long on their way.
+    pub fn set_clock_while_asking(&mut self) {
+        if self.is_a_clock_off() {
+            return;
+        }
+        self.network.weather = Weather { drop_percent: 0, duplicate_percent: 0, delay_ms_max: 400 };
+        self.had_clock_trouble = true;
+        let (id, now_ms, ms) = (self.some_node(), self.now_ms, self.random.pick(&[-3_600_000, -3_000, 3_000, 3_600_000]));
+        self.mend_at(now_ms + 1_500, Mend::SetsClock(id, ms));
+        self.mend_at(now_ms + 3_000, Mend::Weather);
+        self.mend_at(now_ms + 6_000, Mend::Clock(Place::Controller(id)));
     }
 }
