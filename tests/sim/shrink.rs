@@ -50,8 +50,9 @@ impl Storm {
     fn command(&self, seed: u64) -> String {
         let kinds: Vec<String> = self.kinds.iter().map(|kind| format!("{kind:?}")).collect();
         let focus = self.focus.map_or(String::new(), |focus| format!("CHRONO_FLOW_FOCUS={focus:?} "));
+        let jobs = std::env::var("CHRONO_FLOW_SIM_JOBS").map_or(String::new(), |jobs| format!("CHRONO_FLOW_SIM_JOBS={jobs} "));
         format!(
-            "CHRONO_FLOW_SEED={seed} CHRONO_FLOW_STORM_MS={} CHRONO_FLOW_TROUBLES={} {focus}\
+            "{jobs}CHRONO_FLOW_SEED={seed} CHRONO_FLOW_STORM_MS={} CHRONO_FLOW_TROUBLES={} {focus}\
              cargo nextest run --test sim suite::whatever --no-capture",
             self.ms,
             kinds.join(",")

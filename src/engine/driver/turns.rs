@@ -61,10 +61,10 @@ pub struct Turns {
     handed_over_at_boot_ms: Option<i64>,
     swept_at_boot_ms: i64,
     asked_again_at_boot_ms: i64,
-    /// Sessions that have a batch of orders on its way.
-    busy: BTreeSet<SessionId>,
-    /// Since when those owe an answer that have orders on their way, in milliseconds of BOOTTIME; since ever, if their last orders failed.
-    owing_since: BTreeMap<SessionId, i64>,
+    /// Sessions that have a batch of orders on its way, and since when, in milliseconds of BOOTTIME.
+    busy: BTreeMap<SessionId, i64>,
+    /// Sessions whose last batch failed.
+    failing: BTreeSet<SessionId>,
 }
 
 /// What a turn asks for, in this order.
@@ -98,8 +98,8 @@ impl Turns {
             handed_over_at_boot_ms: None,
             swept_at_boot_ms: now.boot_ms,
             asked_again_at_boot_ms: now.boot_ms,
-            busy: BTreeSet::new(),
-            owing_since: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            failing: BTreeSet::new(),
         }
     }
 
@@ -135,8 +135,8 @@ impl Turns {
         self.soft.follow(&self.ledger, now.wall, now.boot_ms);
         self.set_other_voters();
         let ledger = &self.ledger;
-        self.busy.retain(|session| ledger.session(*session).is_some());
-        self.owing_since.retain(|session, _| ledger.session(*session).is_some());
+        self.busy.retain(|session, _| ledger.session(*session).is_some());
+        self.failing.retain(|session| ledger.session(*session).is_some());
     }
 
     /// Whose clocks count. A node that has not come up yet says nothing of them.
@@ -186,9 +186,9 @@ impl Turns {
         }
         self.core.staging.failed(&event.failed);
         if event.failed.is_empty() {
-            self.owing_since.remove(&event.session);
+            self.failing.remove(&event.session);
         } else {
-            self.owing_since.insert(event.session, i64::MIN);
+            self.failing.insert(event.session);
         }
         for StageAck { run, epoch, result } in event.staged {
             match result {
@@ -275,7 +275,7 @@ impl Turns {
         if is_other {
             self.core.take_over(&self.ledger);
             self.busy.clear();
-            self.owing_since.clear();
+            self.failing.clear();
             self.soft.begin_licence(now.boot_ms);
             self.licensed_at_boot_ms = now.boot_ms;
         }
@@ -357,9 +357,12 @@ impl Turns {
 
     fn fleet(&self, now: Reading) -> Fleet {
         let staging = &self.core.staging;
-        let is_told = |id: SessionId| self.busy.contains(&id) || staging.has_orders(id);
-        let owes = |id: SessionId| is_told(id) && self.owing_since.get(&id).is_some_and(|since| *since < now.boot_ms - ANSWER_MS_MAX);
-        self.soft.fleet(&self.ledger, staging, |id| !owes(id), now.boot_ms)
+        let answers = |id: SessionId| match self.busy.get(&id) {
+            Some(since) => !self.failing.contains(&id) && now.boot_ms - since <= ANSWER_MS_MAX,
+            // What failed may have come to nothing meanwhile; then nothing would show that it answers again.
+            None => !(self.failing.contains(&id) && staging.has_orders(id)),
+        };
+        self.soft.fleet(&self.ledger, staging, answers, now.boot_ms)
     }
 
     /// What each worker has to know whose last orders have arrived. Only what is applied, and by a leader of this term (PROTOCOL B1, B2).
@@ -376,7 +379,7 @@ impl Turns {
         }
         let sessions: Vec<SessionId> = self.core.staging.sessions().collect();
         let mut batches = Vec::new();
-        for id in sessions.into_iter().filter(|id| !self.busy.contains(id)) {
+        for id in sessions.into_iter().filter(|id| !self.busy.contains_key(id)) {
             // One that is over takes no orders, and one without a permit could start nothing.
             let Some(session) = self.ledger.session(id).filter(|_| self.soft.has_permit(id, now.boot_ms)) else { continue };
             let orders = self.core.staging.take_orders(id);
@@ -384,10 +387,7 @@ impl Turns {
                 batches.push(OrderBatch::new(session.clone(), self.status.term, now, orders, &self.ledger));
             }
         }
-        for batch in &batches {
-            self.busy.insert(batch.session.id);
-            self.owing_since.entry(batch.session.id).or_insert(now.boot_ms);
-        }
+        self.busy.extend(batches.iter().map(|batch| (batch.session.id, now.boot_ms)));
         batches
     }
 }
