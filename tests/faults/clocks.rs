@@ -39,9 +39,30 @@ fn start() -> Option<(Vec<Clock>, Cluster)> {
 
 #[track_caller]
 fn check_makes_no_job(cluster: &Cluster, id: u64) {
-    let body = json!({"name": "misdated", "schedule": "@daily", "command": "true"}).to_string();
-    let refused = cluster.api_of(id).call("POST", "/jobs", &[], Some(&body));
+    let refused = cluster.api_of(id).call("POST", "/jobs", &[], Some(&daily_job()));
     assert!(refused.status == 503 && refused.text.contains("clock"), "{} {}", refused.status, refused.text);
+}
+
+/// The leader dies, and comes back: meanwhile the third one decides, not the one whose clock is bad.
+#[track_caller]
+fn loses_leader(cluster: &mut Cluster, work: &Work, leader: u64, bad: u64) {
+    cluster.controller(leader).kill();
+    eventually("the one whose clock is good leads", || (cluster.leader() == Some(6 - leader - bad)).then_some(()));
+    let starts = cluster.witness.starts_of(&work.jobs[0].value).len();
+    cluster.witness.wait_starts(&work.jobs[0].value, starts + 4);
+    cluster.controller(leader).start();
+}
+
+#[track_caller]
+fn set_right(cluster: &Cluster, clocks: &[Clock], bad: u64) {
+    clocks[bad as usize - 1].set(0);
+    wait_clock(cluster, bad, true);
+    cluster.wait_ready();
+}
+
+/// What it would date into the future, or the past.
+fn daily_job() -> String {
+    json!({"name": "misdated", "schedule": "@daily", "command": "true"}).to_string()
 }
 
 #[test]
@@ -60,15 +81,8 @@ fn a_leader_whose_clock_is_set_hands_over_and_decides_nothing_as_a_follower_whos
         check_makes_no_job(&cluster, bad);
         rest(QUIET_MS);
         // Of the two that are left, the workers say who is right; if the other one is elected, it hands over.
-        let good = 6 - bad - leader;
-        cluster.controller(leader).kill();
-        eventually("the one whose clock is good leads", || (cluster.leader() == Some(good)).then_some(()));
-        let starts = cluster.witness.starts_of(&work.jobs[0].value).len();
-        cluster.witness.wait_starts(&work.jobs[0].value, starts + 4);
-        cluster.controller(leader).start();
-        clocks[bad as usize - 1].set(0);
-        wait_clock(&cluster, bad, true);
-        cluster.wait_ready();
+        loses_leader(&mut cluster, &work, leader, bad);
+        set_right(&cluster, &clocks, bad);
     }
     rest(QUIET_MS);
     work.finish(&cluster).check_undisturbed(&work);
@@ -88,23 +102,16 @@ fn a_controller_that_starts_by_a_wrong_clock_makes_no_job_and_decides_nothing() 
         cluster.controller(wrong).start();
         // Not even before it has heard another one.
         let api = Api::any_of(&[cluster.http_address(wrong)]);
-        let body = json!({"name": "misdated", "schedule": "@daily", "command": "true"}).to_string();
         let (mut refusals, until_ms) = (0, now_ms() + 3_000);
         while now_ms() < until_ms {
-            if let Ok(answer) = api.try_call("POST", "/jobs", &[], Some(&body)) {
+            if let Ok(answer) = api.try_call("POST", "/jobs", &[], Some(&daily_job())) {
                 assert_eq!(answer.status, 503, "{}", answer.text);
                 refusals += usize::from(answer.text.contains("clock"));
             }
         }
         assert!(refusals > 0, "it has not said once what is wrong");
-        cluster.controller(leader).kill();
-        eventually("the one whose clock is good leads", || (cluster.leader() == Some(6 - leader - wrong)).then_some(()));
-        let starts = cluster.witness.starts_of(&work.jobs[0].value).len();
-        cluster.witness.wait_starts(&work.jobs[0].value, starts + 4);
-        cluster.controller(leader).start();
-        clocks[wrong as usize - 1].set(0);
-        wait_clock(&cluster, wrong, true);
-        cluster.wait_ready();
+        loses_leader(&mut cluster, &work, leader, wrong);
+        set_right(&cluster, &clocks, wrong);
     }
     rest(QUIET_MS);
     work.finish(&cluster).check_undisturbed(&work);
