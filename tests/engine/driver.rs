@@ -12,8 +12,8 @@ use chrono_flow::consensus::{self, NoPeers, NodeConfig};
 use chrono_flow::engine::api::Engine;
 use chrono_flow::engine::core::Settings;
 use chrono_flow::engine::driver::{self, EngineConfig, EngineHandle, Machine, Shared};
-use chrono_flow::ledger::{Command, Reply, encode_entry};
-use chrono_flow::model::{Job, JobId, JobSpec, Overlap, Reason, RunId, SessionId, WorkerId, WorkerState};
+use chrono_flow::ledger::{Command, OpenRun, Reply, encode_entry};
+use chrono_flow::model::{CatchUp, Job, JobId, JobSpec, Overlap, Reason, RunId, SessionId, UnixMs, WorkerId, WorkerState};
 use chrono_flow::rpc::codec;
 use chrono_flow::rpc::link::{Connection, Dial};
 use chrono_flow::rpc::wire::{
@@ -208,6 +208,34 @@ async fn a_worker_whose_clock_is_off_gets_no_work_from_its_session_s_first_momen
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_may_have_started_by_a_clock_within_its_limit_is_lost_with_the_journal() {
+    let controller = Controller::start_with(Takers::default()).await;
+    let session = first_session(&controller, 0).await;
+    let mut job = job(1, true);
+    if let Command::PutJob(job) = &mut job {
+        (job.spec.overlap, job.spec.catch_up) = (Overlap::Allow, CatchUp::None);
+    }
+    controller.node.propose(encode_entry(&[job])).await.unwrap();
+    let held_by = |session: SessionId| -> Vec<(RunId, UnixMs)> {
+        let ledger = controller.shared.ledger();
+        let is_its = |run: &&Arc<OpenRun>| run.assigned.is_some_and(|assigned| assigned.session == session);
+        ledger.open_runs().filter(is_its).map(|run| (run.id, run.scheduled_at)).collect()
+    };
+    // Fires are decided two seconds ahead.
+    until("nothing is decided", || held_by(session).len() > 1).await;
+    let held = held_by(session);
+    let lacking = OpenSession { journal_is_whole: false, ..request(Some(session), 0) };
+    let opened = controller.engine.open_session(lacking).await.unwrap().session;
+    let ledger = controller.shared.ledger();
+    let at = ledger.session(opened).expect("it is open").opened_at;
+    // An attempt that is lost is followed by another one, if at all: by another run.
+    for (run, instant) in held {
+        assert_eq!(ledger.open_run(run).is_none(), instant <= at + 3 * 500, "due at {instant}, opened at {at}");
+    }
+    controller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_comes_after_a_refusal_goes_to_a_worker_that_answers() {
     let workers = Takers::default();
     workers.is_away.store(true, Ordering::SeqCst);
@@ -229,7 +257,10 @@ async fn what_comes_after_a_refusal_goes_to_a_worker_that_answers() {
     controller.node.propose(encode_entry(&[job])).await.unwrap();
     let trigger = async || {
         let run = controller.engine.trigger(JobId(1), None).await.unwrap().run.id;
-        controller.shared.ledger().open_run(run).and_then(|run| run.assigned).expect("somebody has it").session
+        // If the loop has not heard of the job yet, the run is assigned by the next entry.
+        let assigned = || controller.shared.ledger().open_run(run).and_then(|run| run.assigned);
+        until("nobody gets it", || assigned().is_some()).await;
+        assigned().expect("it was given to somebody").session
     };
     trigger().await;
     assert_eq!(trigger().await, away, "nothing is known of it yet");
